@@ -1,0 +1,65 @@
+"""The command line: each command mirrors one call of the library."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from .errors import DataFreeError
+from .params import build
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+
+
+@app.callback()
+def datafree():
+    """Compress trained CNNs without their training data."""
+
+
+@app.command()
+def train(
+    model: str,
+    out: Annotated[Path, typer.Option(help="the .safetensors file to write; its record goes beside it")],
+    data: Annotated[str, typer.Option(help="data set name or folder:PATH")] = "cifar10",
+    root: Annotated[Optional[str], typer.Option(help="where torchvision's data sets lie")] = None,
+    epochs: int = 30,
+    batch: int = 128,
+    rate: float = 0.2,
+    decay: float = 5e-4,
+    warmup: float = 0.15,
+    seed: int = 0,
+    threads: Annotated[Optional[int], typer.Option(help="CPU threads; default: torch's own choice")] = None,
+):
+    """Train a network and write its weights and record; an interrupted run goes on where it stopped."""
+    import torch
+
+    from .train import TrainConfig
+    from .train import train as run
+
+    if threads:
+        torch.set_num_threads(threads)
+    config = build(
+        TrainConfig,
+        dict(model=model, data=data, root=root, epochs=epochs, batch=batch, rate=rate, decay=decay, warmup=warmup, seed=seed),
+        "train",
+    )
+    record = run(config, out)
+    typer.echo(f"{model}: {record['test_top1']:.2f} % top-1 on {record['test_images']} test images -> {out}")
+
+
+def main() -> None:
+    try:
+        app()
+    except DataFreeError as error:
+        typer.echo(f"datafree: {error}", err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        typer.echo("datafree: interrupted; run the same command again to go on.", err=True)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

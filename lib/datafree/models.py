@@ -1,0 +1,281 @@
+"""The networks of the book, their embedded weights, and a safe way to load anybody's.
+
+Images enter in [0, 1]; the first layer of every model normalises them. Activations are modules
+(never functional calls), so hooks, torch.fx and the quantiser see them by name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .errors import DataFreeError
+from .paths import stub_path, verified
+
+CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+
+
+class Normalize(nn.Module):
+    """(x - mean) / std per channel: the published constants of a network, as its first layer."""
+
+    def __init__(self, mean=CIFAR_MEAN, std=CIFAR_STD):
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1))
+
+    def forward(self, x):
+        return (x - self.mean) / self.std
+
+
+class PadShortcut(nn.Module):
+    """Option A shortcut of He et al. (2016): every second pixel, new channels zero. No parameters."""
+
+    def __init__(self, new_channels: int, stride: int):
+        super().__init__()
+        self.stride, self.before = stride, new_channels // 2
+        self.after = new_channels - self.before
+
+    def forward(self, x):
+        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.before, self.after))
+
+
+class BasicBlock(nn.Module):
+    """conv-BN-ReLU-conv-BN, add the shortcut, ReLU."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.relu1 = nn.ReLU()
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        same = inputs == outputs and stride == 1
+        self.shortcut = nn.Identity() if same else PadShortcut(outputs - inputs, stride)
+        self.relu2 = nn.ReLU()
+
+    def forward(self, x):
+        y = self.relu1(self.bn1(self.conv1(x)))
+        return self.relu2(self.bn2(self.conv2(y)) + self.shortcut(x))
+
+
+class CifarResNet(nn.Module):
+    """ResNet-(6n+2) for 32 x 32 images; key names as in akamaster/pytorch_resnet_cifar10."""
+
+    def __init__(self, depth: int, classes: int = 10, mean=CIFAR_MEAN, std=CIFAR_STD):
+        super().__init__()
+        n = (depth - 2) // 6
+        self.normalize = Normalize(mean, std)
+        self.conv1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(16)
+        self.relu = nn.ReLU()
+        self.layer1 = self._stage(16, 16, n, 1)
+        self.layer2 = self._stage(16, 32, n, 2)
+        self.layer3 = self._stage(32, 64, n, 2)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.linear = nn.Linear(64, classes)
+
+    @staticmethod
+    def _stage(inputs, outputs, blocks, stride):
+        first = BasicBlock(inputs, outputs, stride)
+        return nn.Sequential(first, *[BasicBlock(outputs, outputs, 1) for _ in range(blocks - 1)])
+
+    def forward(self, x):
+        x = self.relu(self.bn1(self.conv1(self.normalize(x))))
+        x = self.layer3(self.layer2(self.layer1(x)))
+        return self.linear(torch.flatten(self.pool(x), 1))
+
+
+def conv_bn(inputs, outputs, kernel=3, stride=1, groups=1, relu=True) -> list[nn.Module]:
+    """Convolution without bias, BatchNorm, and ReLU if asked for."""
+    layers = [
+        nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False),
+        nn.BatchNorm2d(outputs),
+    ]
+    return layers + [nn.ReLU()] * relu
+
+
+class SlimVGG(nn.Module):
+    """VGG with BatchNorm, slimmed for 32 x 32 images: numbers are widths, 'M' halves the resolution."""
+
+    plan = (32, 32, "M", 64, 64, "M", 128, 128, "M", 128, 128)
+
+    def __init__(self, classes: int = 10, mean=CIFAR_MEAN, std=CIFAR_STD):
+        super().__init__()
+        layers, inputs = [], 3
+        for width in self.plan:
+            if width == "M":
+                layers.append(nn.MaxPool2d(2))
+            else:
+                layers += conv_bn(inputs, width)
+                inputs = width
+        self.normalize = Normalize(mean, std)
+        self.features = nn.Sequential(*layers)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.linear = nn.Linear(inputs, classes)
+
+    def forward(self, x):
+        return self.linear(torch.flatten(self.pool(self.features(self.normalize(x))), 1))
+
+
+class InvertedResidual(nn.Module):
+    """Expand 1x1, depthwise 3x3, project 1x1 (linear); shortcut where shapes allow."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, expand: int):
+        super().__init__()
+        hidden = inputs * expand
+        layers = conv_bn(inputs, hidden, 1) if expand > 1 else []
+        layers += conv_bn(hidden, hidden, 3, stride, groups=hidden)
+        self.body = nn.Sequential(*layers, *conv_bn(hidden, outputs, 1, relu=False))
+        self.residual = inputs == outputs and stride == 1
+
+    def forward(self, x):
+        return x + self.body(x) if self.residual else self.body(x)
+
+
+class SmallMobileNetV2(nn.Module):
+    """MobileNetV2 with ReLU for 32 x 32 images; rows of the plan: expansion, width, blocks, stride."""
+
+    plan = ((1, 16, 1, 2), (4, 32, 3, 1), (4, 64, 4, 2))
+
+    def __init__(self, classes: int = 10, mean=CIFAR_MEAN, std=CIFAR_STD):
+        super().__init__()
+        layers, inputs = conv_bn(3, 16), 16
+        for expand, width, blocks, stride in self.plan:
+            for i in range(blocks):
+                layers.append(InvertedResidual(inputs, width, stride if i == 0 else 1, expand))
+                inputs = width
+        self.normalize = Normalize(mean, std)
+        self.features = nn.Sequential(*layers, *conv_bn(inputs, 256, 1))
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.linear = nn.Linear(256, classes)
+
+    def forward(self, x):
+        return self.linear(torch.flatten(self.pool(self.features(self.normalize(x))), 1))
+
+
+ARCHITECTURES = {
+    "resnet20": lambda **k: CifarResNet(20, **k),
+    "resnet32": lambda **k: CifarResNet(32, **k),
+    "resnet44": lambda **k: CifarResNet(44, **k),
+    "resnet56": lambda **k: CifarResNet(56, **k),
+    "slim_vgg": SlimVGG,
+    "mobilenet_v2_small": SmallMobileNetV2,
+}
+"""Everything `build` and `load` know. Those with a file in data_stubs/models need no `weights`."""
+
+
+def build(name: str, **settings) -> nn.Module:
+    """A fresh network with random weights."""
+    if name not in ARCHITECTURES:
+        raise DataFreeError(f"model '{name}' is not known; choose one of {', '.join(ARCHITECTURES)}.")
+    return ARCHITECTURES[name](**settings)
+
+
+def _torch_file(path: Path) -> dict:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        reason = str(error).strip().split("\n")[0]
+        raise DataFreeError(
+            f"weights file '{path}' cannot be read as plain tensors ({reason}); it is corrupt or holds Python "
+            "objects that could run code. Give a state dict saved with torch.save or safetensors."
+        ) from None
+    for key in ("state_dict", "model"):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    return state
+
+
+def read_state(path: str | Path) -> dict[str, torch.Tensor]:
+    """A state dict from .safetensors, .pt or .th; never runs code from the file; strips 'module.'."""
+    path = Path(path)
+    if not path.is_file():
+        raise DataFreeError(f"weights file '{path}' does not exist; give the path of a .safetensors, .pt or .th file.")
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        try:
+            state = load_file(path)
+        except Exception as error:
+            raise DataFreeError(f"weights file '{path}' is not a valid safetensors file ({error}).") from None
+    else:
+        state = _torch_file(path)
+    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
+        raise DataFreeError(f"weights file '{path}' holds no state dict (names to tensors).")
+    return {key.removeprefix("module."): value for key, value in state.items()}
+
+
+def check_sha256(path: str | Path, expected: str) -> None:
+    """Raise if the file's SHA-256 is not the expected one."""
+    found = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    if found != expected.lower():
+        raise DataFreeError(
+            f"'{path}' has SHA-256 {found[:16]}..., expected {expected[:16]}...: the file is corrupt or was replaced. "
+            "Fetch it again, or give the SHA-256 of the file you mean."
+        )
+
+
+def load_state(model: nn.Module, state: dict[str, torch.Tensor], source: str) -> nn.Module:
+    """Copy a state dict into `model`, naming what is missing, unexpected or of another shape."""
+    own = model.state_dict()
+    state = {k: v.to(torch.float32) if v.is_floating_point() else v for k, v in state.items()}
+    optional = {k for k in own if k.startswith("normalize.") or k.endswith("num_batches_tracked")}
+    missing = sorted(set(own) - set(state) - optional)
+    unexpected = sorted(set(state) - set(own))
+    shapes = [k for k in state if k in own and own[k].shape != state[k].shape]
+    for what, names in (("lacks", missing), ("has unexpected", unexpected), ("has other shapes for", shapes)):
+        if names:
+            raise DataFreeError(
+                f"weights from {source} do not fit {type(model).__name__}: the file {what} {', '.join(names[:3])}"
+                f"{' and others' if len(names) > 3 else ''}. Check the model name and the number of classes."
+            )
+    model.load_state_dict(state, strict=False)
+    bad = [k for k, v in model.state_dict().items() if v.is_floating_point() and not torch.isfinite(v).all()]
+    if bad:
+        raise DataFreeError(f"weights from {source} hold NaN or infinity in {bad[0]}; the checkpoint is damaged.")
+    return model
+
+
+def load(name: str, weights: str | Path | None = None, *, sha256: str | None = None, **settings) -> nn.Module:
+    """A trained network in evaluation mode.
+
+    Args:
+        name: one of ARCHITECTURES.
+        weights: a state dict's path; None takes the embedded weights of data_stubs/models.
+        sha256: expected checksum of `weights`; the embedded files are always checked.
+        settings: `classes`, and `mean` and `std` of the input normalisation.
+    """
+    if weights is None:
+        build(name)  # an unknown name is the more useful complaint
+        path = stub_path(f"models/{name}.safetensors", missing=f"model '{name}' has no embedded weights; give weights=PATH")
+        verified(path)
+    else:
+        path = Path(weights)
+        if sha256 and path.is_file():
+            check_sha256(path, sha256)
+    state = read_state(path)
+    if "normalize.mean" not in state and weights is not None and "mean" not in settings:
+        raise DataFreeError(
+            f"weights '{path}' carry no input normalisation; give mean=(...) and std=(...) as used when it was trained."
+        )
+    return load_state(build(name, **settings), state, f"'{path}'").eval()
+
+
+def training_record(name: str) -> dict:
+    """What made the embedded weights: command, parameters, seed, commit, log and final accuracy."""
+    path = stub_path(f"models/{name}.json", missing=f"model '{name}' has no training record")
+    return json.loads(path.read_text())
+
+
+def state_hash(model: nn.Module) -> str:
+    """SHA-256 over names and bytes of the whole state: equal only if nothing moved."""
+    digest = hashlib.sha256()
+    for key, value in sorted(model.state_dict().items()):
+        digest.update(key.encode())
+        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes() if value.numel() else b"")
+    return digest.hexdigest()

@@ -1,0 +1,192 @@
+"""Train a classifier from scratch; this is how the embedded weights were made."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from safetensors.torch import save_file
+from torch import nn
+from tqdm.auto import tqdm
+
+from . import data, evaluate, models
+from .errors import DataFreeError
+from .params import Strict
+from .paths import write_atomically
+
+
+class TrainConfig(Strict):
+    """Everything that decides a training run."""
+
+    model: str = Field(description="one of datafree.models.ARCHITECTURES")
+    data: str = Field(description="data set name, as in datafree.data.load")
+    root: str | None = Field(None, description="where torchvision's data sets lie")
+    epochs: int = Field(30, ge=1, description="passes over the training images")
+    batch: int = Field(128, ge=2)
+    rate: float = Field(0.2, gt=0, description="peak learning rate of SGD with Nesterov momentum")
+    momentum: float = Field(0.9, ge=0, lt=1)
+    decay: float = Field(5e-4, ge=0, description="weight decay; not applied to BatchNorm and biases")
+    warmup: float = Field(0.15, ge=0, lt=1, description="share of steps with a linearly rising rate")
+    seed: int = Field(0, ge=0)
+    bf16: bool = Field(True, description="bf16 autocast where the CPU has it")
+
+
+def bf16_pays() -> bool:
+    """True on CPUs with bf16 instructions; elsewhere autocast only loses time."""
+    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    amx = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    return bool(supported() or amx())
+
+
+def rate_at(step: int, steps: int, peak: float, warmup: float) -> float:
+    """Linear warm-up to `peak`, then cosine to zero."""
+    start = warmup * steps
+    if step < start:
+        return peak * (step + 1) / start
+    return 0.5 * peak * (1 + math.cos(math.pi * (step - start) / max(1.0, steps - start)))
+
+
+def _groups(model: nn.Module, decay: float) -> list[dict]:
+    matrices = [p for p in model.parameters() if p.ndim > 1]
+    vectors = [p for p in model.parameters() if p.ndim <= 1]
+    return [{"params": matrices, "weight_decay": decay}, {"params": vectors, "weight_decay": 0.0}]
+
+
+def _in_float(forward):
+    """The same forward pass with autocast off."""
+
+    def run(x):
+        with torch.autocast("cpu", enabled=False):
+            return forward(x.float())
+
+    return run
+
+
+def strided_depthwise_in_float(model: nn.Module) -> nn.Module:
+    """Keep strided depthwise convolutions out of bf16: their bf16 backward pass on CPUs is ten times slower."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d) and module.groups == module.in_channels > 1 and module.stride[0] > 1:
+            module.forward = _in_float(module.forward)
+    return model
+
+
+class Trainer:
+    """One run: `fit` goes on from `resume` if that file is there, and writes it after every epoch."""
+
+    def __init__(self, config: TrainConfig, out: Path):
+        self.config, self.out = config, Path(out)
+        self.resume = self.out.with_suffix(".resume")
+        torch.manual_seed(config.seed)
+        self.train_set = data.load(config.data, "train", root=config.root)
+        self.test_set = data.load(config.data, "test", root=config.root)
+        self.model = models.build(config.model, classes=len(self.train_set.classes))
+        strided_depthwise_in_float(self.model).to(memory_format=torch.channels_last)
+        self.optimizer = torch.optim.SGD(
+            _groups(self.model, config.decay), lr=0.0, momentum=config.momentum, nesterov=True
+        )
+        self.generator = torch.Generator().manual_seed(config.seed)
+        self.log: list[dict] = []
+
+    def fit(self) -> dict:
+        self._load_progress()
+        for epoch in range(len(self.log), self.config.epochs):
+            self.log.append(self._epoch(epoch))
+            tqdm.write(" ".join(f"{k} {v:.4g}" for k, v in self.log[-1].items()))
+            self._save_progress()
+        return self._finish()
+
+    def _epoch(self, epoch: int) -> dict:
+        config, start = self.config, time.perf_counter()
+        order = torch.randperm(len(self.train_set), generator=self.generator)
+        per_epoch = len(order) // config.batch
+        losses, correct = 0.0, 0
+        self.model.train()
+        for i in tqdm(range(per_epoch), desc=f"epoch {epoch}", leave=False, disable=None):
+            rate = rate_at(epoch * per_epoch + i, config.epochs * per_epoch, config.rate, config.warmup)
+            loss, hits = self._step(order[i * config.batch : (i + 1) * config.batch], rate)
+            losses, correct = losses + loss, correct + hits
+        seen = per_epoch * config.batch
+        return {
+            "epoch": epoch,
+            "rate": rate,
+            "train_loss": losses / per_epoch,
+            "train_top1": 100 * correct / seen,
+            "test_top1": evaluate.top1(self.model, self.test_set),
+            "seconds": time.perf_counter() - start,
+        }
+
+    def _step(self, index: torch.Tensor, rate: float) -> tuple[float, int]:
+        x = data.augment(self.train_set.pixels[index], self.generator).float().div_(255)
+        x, y = x.contiguous(memory_format=torch.channels_last), self.train_set.labels[index]
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.config.bf16 and bf16_pays()):
+            logits = self.model(x)
+        loss = F.cross_entropy(logits.float(), y)
+        if not torch.isfinite(loss):
+            raise DataFreeError("training diverged: the loss is NaN or infinite; use a smaller rate.")
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        return loss.item(), int((logits.argmax(1) == y).sum())
+
+    def _save_progress(self) -> None:
+        state = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "generator": self.generator.get_state(),
+            "log": self.log,
+            "config": self.config.model_dump(),
+        }
+        write_atomically(self.resume, lambda p: torch.save(state, p))
+
+    def _load_progress(self) -> None:
+        if not self.resume.is_file():
+            return
+        state = torch.load(self.resume, weights_only=True)
+        if state["config"] != self.config.model_dump():
+            raise DataFreeError(f"'{self.resume}' belongs to a run with other parameters; delete it or use another --out.")
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.generator.set_state(state["generator"])
+        self.log = state["log"]
+        tqdm.write(f"going on after epoch {len(self.log) - 1}")
+
+    def _finish(self) -> dict:
+        from .records import provenance
+
+        state = {k: v.contiguous() for k, v in self.model.state_dict().items()}
+        write_atomically(self.out, lambda p: save_file(state, p))
+        record = {
+            "command": command(self.config, self.out),
+            "parameters": self.config.model_dump(),
+            "provenance": provenance(),
+            "test_images": len(self.test_set),
+            "test_top1": self.log[-1]["test_top1"],
+            "model_parameters": evaluate.count_parameters(self.model),
+            "macs": evaluate.count_macs(self.model),
+            "seconds": sum(row["seconds"] for row in self.log),
+            "log": self.log,
+        }
+        write_atomically(self.out.with_suffix(".json"), lambda p: p.write_text(json.dumps(record, indent=1) + "\n"))
+        self.resume.unlink(missing_ok=True)
+        return record
+
+
+def command(config: TrainConfig, out: Path) -> str:
+    """The command line that repeats a run; folders are named by their last part, no machine's paths."""
+    name = config.data if not config.data.startswith("folder:") else f"folder:{Path(config.data[7:]).name}"
+    return (
+        f"datafree train {config.model} --data {name} --epochs {config.epochs} --batch {config.batch} "
+        f"--rate {config.rate:g} --decay {config.decay:g} --seed {config.seed} --out {out.name}"
+    )
+
+
+def train(config: TrainConfig, out: str | Path) -> dict:
+    """Train, write OUT (safetensors) and OUT's .json (command, parameters, log, final accuracy)."""
+    return Trainer(config, Path(out)).fit()

@@ -6,19 +6,22 @@ out-of-range values are refused with one sentence before any work is done.
 
 from __future__ import annotations
 
-from typing import Any
+import difflib
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
+from . import paths
 from .errors import DataFreeError
 
 
 class Strict(BaseModel):
     """Frozen, typed, no unknown fields, no NaN or infinity."""
 
-    model_config = ConfigDict(
-        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, validate_default=True
-    )
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, validate_default=True)
 
 
 def explain(error: ValidationError, what: str) -> str:
@@ -46,3 +49,215 @@ def build(cls: type[Strict], values: dict[str, Any], what: str | None = None) ->
 def schema(name: str, **fields: Any) -> type[Strict]:
     """A strict model made on the spot, for the parameters cell of a notebook: `seed=(int, Field(ge=0))`."""
     return create_model(name, __base__=Strict, **fields)
+
+
+Seed = Annotated[int, Field(ge=0, lt=2**31, description="seeds Python, NumPy and torch")]
+Profile = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$", description="name of a file in notebooks/profiles")]
+Model = Annotated[str, Field(min_length=1, description="name of the network")]
+Weights = Annotated[str, Field(description="file of a state dict; empty: the embedded weights")]
+Triple = Annotated[
+    str,
+    Field(
+        pattern=r"^$|^\s*\d*\.?\d+(?:[\s,]+\d*\.?\d+){2}\s*$",
+        description="three numbers for red, green and blue; empty: those stored with the weights",
+    ),
+]
+Data = Annotated[str, Field(min_length=1, description="cifar10-stub, a torchvision data set, or folder:PATH")]
+Root = Annotated[str, Field(description="folder of torchvision's data sets; empty for the embedded subset")]
+Batch = Annotated[int, Field(ge=2, le=4096, description="images a step")]
+
+
+class Start(Strict):
+    """Parameters of 00_start."""
+
+    seed: Seed = 0
+    profile: Profile = "book"
+    model: Model = "resnet20"
+    data: Data = "cifar10-stub"
+    root: Root = ""
+    images: int = Field(2000, ge=1, le=1_000_000, description="test images to evaluate on, at most")
+
+
+class KWSynthesis(Strict):
+    """Parameters of 01_kw_synthesis."""
+
+    seed: Seed = 0
+    profile: Profile = "book"
+    model: Model = "resnet20"
+    weights: Weights = ""
+    mean: Triple = ""
+    std: Triple = ""
+    data: Data = "cifar10-stub"
+    root: Root = ""
+    batch: Batch = 128
+    steps: int = Field(150, ge=1, le=100_000, description="optimisation steps on the images")
+    monitor_steps: int = Field(150, ge=1, le=100_000, description="steps of the cross-monitoring experiment (figure 1)")
+    rate: float = Field(0.05, gt=0, le=10, description="learning rate of Adam on the images")
+    copies: int = Field(1, ge=1, le=16, description="augmented copies of each image a step (section 4.1: 4)")
+    precision: Literal["float32", "bf16", "auto"] = Field("float32", description="arithmetic of the forward pass")
+
+
+class KWCalibration(Strict):
+    """Parameters of 02_kw_calibration."""
+
+    seed: Seed = 0
+    profile: Profile = "book"
+    model: Model = "resnet20"
+    weights: Weights = ""
+    mean: Triple = ""
+    std: Triple = ""
+    data: Data = "cifar10-stub"
+    root: Root = ""
+    seeds: int = Field(5, ge=1, le=100, description="repetitions of each calibration")
+    steps: int = Field(50, ge=1, le=100_000, description="calibration batches (section 4.2: 200)")
+    batch: Batch = 64
+    images: int = Field(512, ge=2, le=1_000_000, description="images of each source to draw from")
+    test_images: int = Field(2000, ge=1, le=1_000_000, description="test images to evaluate on, at most")
+
+
+NOTEBOOKS: dict[str, type[Strict]] = {
+    "00_start": Start,
+    "01_kw_synthesis": KWSynthesis,
+    "02_kw_calibration": KWCalibration,
+}
+"""The parameters of each notebook; the defaults are those of its parameters cell and of the profile 'book'."""
+
+ASK = "?"
+"""In a profile: a value that only the user can give."""
+
+_RUN_NAMES = ("seed", "profile")
+_CORE = (
+    (re.compile(r"(?i:true)"), lambda text: True),
+    (re.compile(r"(?i:false)"), lambda text: False),
+    (re.compile(r"(?i:null|~|)"), lambda text: None),
+    (re.compile(r"[-+]?\d{1,30}"), int),
+    (re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"), float),
+    (re.compile(r"(?i:[-+]?\.?(?:inf|infinity|nan))"), lambda text: float(text.replace(".", ""))),
+)
+
+
+def scalar(text: str) -> bool | int | float | str | None:
+    """What `text` means by the scalars of YAML 1.2: true, null, 3, 1e-3, .nan; anything else is text."""
+    for pattern, convert in _CORE:
+        if pattern.fullmatch(text):
+            return convert(text)
+    return text
+
+
+def triple(text: str) -> tuple[float, ...] | None:
+    """Three numbers from a parameter such as '0.485 0.456 0.406'; None where it is empty."""
+    return tuple(float(part) for part in text.replace(",", " ").split()) or None
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """A safe loader that refuses a key given twice."""
+
+    def construct_mapping(self, node, deep=False):
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        twice = next((k for i, k in enumerate(keys) if k in keys[:i]), None)
+        if twice is not None:
+            raise yaml.constructor.ConstructorError(None, None, f"key '{twice}' is given twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: Path) -> Any:
+    """The content of a YAML file; DataFreeError naming the file (and line) where it cannot be read."""
+    try:
+        return yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_UniqueKeys)  # noqa: S506 (a SafeLoader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise DataFreeError(f"'{path}'{line} is not valid YAML ({getattr(error, 'problem', error)}).") from None
+    except (OSError, UnicodeDecodeError, TypeError) as error:
+        raise DataFreeError(f"'{path}' cannot be read ({error}).") from None
+
+
+def parameters_of(notebook: str) -> type[Strict]:
+    """The parameter class of a notebook, or DataFreeError with the names there are."""
+    if notebook not in NOTEBOOKS:
+        raise DataFreeError(
+            f"notebook '{notebook}' is not known{suggestion(notebook, NOTEBOOKS)}; known: {', '.join(NOTEBOOKS)}."
+        )
+    return NOTEBOOKS[notebook]
+
+
+def suggestion(name: str, known: Any) -> str:
+    """' (did you mean ...?)' with the nearest of the known names, or nothing."""
+    match = difflib.get_close_matches(str(name), list(known), n=1)
+    return f" (did you mean '{match[0]}'?)" if match else ""
+
+
+def load_profile(profile: str) -> dict[str, dict[str, Any]]:
+    """Notebook -> overrides of its defaults, from notebooks/profiles/PROFILE.yaml, all of them validated."""
+    folder = paths.ROOT / "notebooks" / "profiles"
+    known = sorted(path.stem for path in folder.glob("*.yaml"))
+    if profile not in known:
+        raise DataFreeError(f"profile '{profile}' is not known{suggestion(profile, known)}; known: {', '.join(known)}.")
+    path = folder / f"{profile}.yaml"
+    content = read_yaml(path) or {}
+    if not isinstance(content, dict):
+        raise DataFreeError(f"'{path}' must map names of notebooks to their parameters.")
+    return {notebook: _profile_entry(path, notebook, values) for notebook, values in content.items()}
+
+
+def _profile_entry(path: Path, notebook: str, values: Any) -> dict[str, Any]:
+    values = {} if values is None else values
+    if notebook not in NOTEBOOKS:
+        close = suggestion(notebook, NOTEBOOKS)
+        raise DataFreeError(
+            f"'{path}' names a notebook '{notebook}' that does not exist{close}; known: {', '.join(NOTEBOOKS)}."
+        )
+    if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
+        raise DataFreeError(f"'{path}', notebook {notebook}: expected parameters as 'name: value'.")
+    for name in _RUN_NAMES:
+        if name in values:
+            raise DataFreeError(
+                f"'{path}', notebook {notebook}: '{name}' belongs to a run, not to a profile; remove it."
+            )
+    asked = {name for name, value in values.items() if value == ASK}
+    unknown = asked - set(NOTEBOOKS[notebook].model_fields)
+    given = {name: value for name, value in values.items() if name not in asked or name in unknown}
+    build(NOTEBOOKS[notebook], given, f"'{path}', notebook {notebook}")
+    return values
+
+
+def _read_text(cls: type[Strict], name: str, value: Any) -> Any:
+    """Text from the command line as the value it stands for; text fields keep it as it is."""
+    if not isinstance(value, str) or name not in cls.model_fields:
+        return value
+    kind = cls.model_fields[name].annotation
+    is_text = kind is str or (get_origin(kind) is Literal and all(isinstance(a, str) for a in get_args(kind)))
+    return value if is_text else scalar(value)
+
+
+def resolve(notebook: str, profile: str = "book", overrides: dict[str, Any] | None = None, seed: int = 0) -> Any:
+    """The parameters of one run: defaults, then the profile's, then `overrides` (texts or values), then the seed.
+
+    Raises:
+        DataFreeError: an unknown notebook, profile or name, a wrong type, NaN, a value out of range, or
+            a value that the profile leaves to the user and that `overrides` does not give.
+    """
+    cls = parameters_of(notebook)
+    values = dict(load_profile(profile).get(notebook, {}))
+    for name, value in (overrides or {}).items():
+        if name in _RUN_NAMES:
+            raise DataFreeError(f"'{name}' is not an override; give --{name} VALUE instead of -p {name}=VALUE.")
+        values[name] = _read_text(cls, name, value)
+    asked = [name for name, value in values.items() if value == ASK]
+    if asked:
+        hint = "; ".join(
+            f"-p {name}=VALUE ({cls.model_fields[name].description})" for name in asked if name in cls.model_fields
+        )
+        raise DataFreeError(f"profile '{profile}' of {notebook} leaves {', '.join(asked)} to you; give {hint}.")
+    return build(cls, values | {"seed": seed, "profile": profile}, notebook)
+
+
+def overridden(notebook: str, config: Strict) -> dict[str, Any]:
+    """Parameters of `config` that differ from its profile's; what the profile leaves to the user does not count."""
+    profile = load_profile(config.profile).get(notebook, {})
+    usual = parameters_of(notebook)().model_dump() | profile
+    return {
+        name: value
+        for name, value in config.model_dump().items()
+        if name not in _RUN_NAMES and usual[name] != ASK and value != usual[name]
+    }

@@ -1,0 +1,111 @@
+# images -> executed notebooks and records -> ledger and generated pages -> html
+# Run it with `datafree build` (or `make book`), which also deals with what interrupted builds leave behind.
+import shlex
+import sys
+from pathlib import Path
+
+PROFILE = config.get("profile", "book")
+SEEDS = range(5)
+SCHEMES = ("gaussian", "inception", "bns", "bns_inception")
+NEEDS_IMAGES = ("02_kw_calibration",)
+
+DATAFREE = shlex.quote(sys.executable) + " -m datafree.cli"
+NOTEBOOKS = sorted(path.stem for path in Path("notebooks").glob("*.ipynb"))
+EXECUTED = "_build/executed/{profile}/{name}-seed{seed}.ipynb"
+RECORD = "_build/records/{profile}/{name}/seed{seed}.json"
+IMAGES = "_build/images/{profile}/resnet20-{scheme}-seed{seed}.safetensors"
+STUBS = ["data_stubs/SHA256SUMS"]
+PROFILE_FILE = "notebooks/profiles/{profile}.yaml"
+
+# What only draws or assembles the book does not change a measurement.
+ASSEMBLY = {"book.py", "cli.py", "cli_build.py", "doctor.py", "ledger.py"}
+LIBRARY = sorted(str(p) for p in Path("lib/datafree").rglob("*.py") if p.name not in ASSEMBLY)
+# Nor does what only draws or reports change an image.
+GENERATOR = [p for p in LIBRARY if Path(p).name not in {"plots.py", "records.py", "run.py"}]
+PROSE = sorted(str(p) for p in Path("book").rglob("*") if p.is_file() and p.parts[1] not in ("records", "papers"))
+EVIDENCE = sorted(str(p) for folder in ("records", "papers") for p in Path("book", folder).rglob("*") if p.is_file())
+
+# A book rendered from another profile is out of date.
+MARKER = Path("_build/html/.profile")
+if MARKER.is_file() and MARKER.read_text() != PROFILE:
+    MARKER.unlink()
+
+
+wildcard_constraints:
+    seed=r"\d+",
+    profile=r"\w+",
+    scheme="|".join(SCHEMES),
+
+
+localrules: book, notebooks, images, audit
+
+
+rule book:
+    input: "_build/html/.profile"
+
+
+rule notebooks:
+    input: expand(EXECUTED, profile=PROFILE, name=NOTEBOOKS, seed=0)
+
+
+rule images:
+    input: expand(IMAGES, profile=PROFILE, scheme=SCHEMES, seed=0)
+
+
+rule audit:
+    input: expand(RECORD, profile=PROFILE, name=NOTEBOOKS, seed=SEEDS)
+    shell: "{DATAFREE} publish {NOTEBOOKS} --profile {PROFILE}"
+
+
+# Heavy rules take two threads each, so that on two cores they follow one another.
+rule synthesise:
+    input: GENERATOR, STUBS
+    output: IMAGES
+    log: "_build/logs/images-{profile}-{scheme}-seed{seed}.log"
+    threads: 2
+    message: "synthesising images: {wildcards.scheme} ({wildcards.profile}, seed {wildcards.seed})"
+    shell:
+        "OMP_NUM_THREADS={threads} {DATAFREE} synthesize --scheme {wildcards.scheme} --profile {wildcards.profile}"
+        " --seed {wildcards.seed} > {log} 2>&1 || {{ tail -n 5 {log} >&2; exit 1; }}"
+
+
+def images_of(wildcards):
+    wanted = SCHEMES if wildcards.name in NEEDS_IMAGES else ()
+    return expand(IMAGES, profile=wildcards.profile, scheme=wanted, seed=wildcards.seed)
+
+
+# A failed run keeps its notebook as NAME-seedK.failed.ipynb beside the output.
+rule notebook:
+    input:
+        "notebooks/{name}.ipynb", PROFILE_FILE, LIBRARY, STUBS, images_of
+    output:
+        executed=EXECUTED,
+        record=RECORD,
+    log: "_build/logs/{profile}-{name}-seed{seed}.log"
+    threads: 2
+    message: "running notebook {wildcards.name} ({wildcards.profile}, seed {wildcards.seed})"
+    shell:
+        "OMP_NUM_THREADS={threads} {DATAFREE} run {wildcards.name} --profile {wildcards.profile} --seed {wildcards.seed}"
+        " --out {output.executed} --record {output.record} --no-bar > {log} 2>&1 || {{ tail -n 5 {log} >&2; exit 1; }}"
+
+
+rule ledger:
+    input:
+        expand(RECORD, profile=PROFILE, name=NOTEBOOKS, seed=0), EVIDENCE, LIBRARY,
+        "lib/datafree/ledger.py", expand("notebooks/{name}.ipynb", name=NOTEBOOKS)
+    output:
+        json="_build/ledger.json",
+        pages=directory("_build/pages"),
+    log: "_build/logs/ledger.log"
+    message: "drawing up the ledger"
+    shell:
+        "{DATAFREE} ledger --pages {output.pages} > {log} 2>&1 || {{ tail -n 5 {log} >&2; exit 1; }}"
+
+
+rule html:
+    input:
+        expand(EXECUTED, profile=PROFILE, name=NOTEBOOKS, seed=0), "_build/ledger.json", "_build/pages",
+        PROSE, "_config.yml", "lib/datafree/book.py"
+    output: "_build/html/.profile"
+    message: "rendering the book"
+    shell: "{DATAFREE} stage {NOTEBOOKS} --profile {PROFILE} && {DATAFREE} render --profile {PROFILE}"

@@ -3,8 +3,8 @@
 How a claim gets its state:
 
 1. Records of the profile 'smoke', and runs whose parameters were changed, never count.
-2. Of the measurements that gave a verdict (`holds` true or false), those at the largest scale count:
-   paper before reduced before book.
+2. The largest scale at which some run gave a verdict (`holds` true or false) counts alone: paper before reduced
+   before book. Undecided runs (`holds` null) at that scale add to n and to the measured values, not to the verdict.
 3. All true: reproduced. All false: not reproduced. Both, over seeds or notebooks: partly.
 4. No verdict: 'not testable here' if book/papers/not_testable.yaml gives a reason, otherwise open.
 """
@@ -135,13 +135,12 @@ def _commit(record: dict[str, Any]) -> str:
 
 
 def _counting(found: list[tuple[dict, dict]]) -> tuple[str | None, list[tuple[dict, dict]]]:
-    """The scale that decides, and the (record, entry) pairs at that scale."""
-    for pairs in ([p for p in found if p[1]["holds"] is not None], found):
-        for scale in ("paper", "reduced", "book"):
-            chosen = [pair for pair in pairs if pair[1]["scale"] == scale]
-            if chosen:
-                return scale, chosen
-    return None, []
+    """The scale that decides, and the (record, entry) pairs at that scale, undecided ones too."""
+    by_scale = {scale: [pair for pair in found if pair[1]["scale"] == scale] for scale in ("paper", "reduced", "book")}
+    decided = [scale for scale, pairs in by_scale.items() if any(entry["holds"] is not None for _, entry in pairs)]
+    measured = [scale for scale, pairs in by_scale.items() if pairs]
+    scale = next(iter(decided + measured), None)
+    return scale, by_scale.get(scale, [])
 
 
 def _row(claim: facts.Claim, found: list[tuple[dict, dict]], reason: str, cell: str | None) -> dict[str, Any]:
@@ -305,9 +304,13 @@ From five points on, a mean stands with its 95 % bootstrap interval in brackets;
 """
 
 
+_MARKUP = re.compile(r"[\\`*_{}\[\]<>$|#~&@%^]|\.(?=\w)|:(?=/)")
+"""Signs that Markdown would read as markup, and those that would make a link of 'net.th' or 'x://y'."""
+
+
 def escaped(text: Any) -> str:
-    """`text` on one line, with every sign that Markdown would read as markup made harmless."""
-    return re.sub(r"([\\`*_{}\[\]<>$|#~&@%^])", r"\\\1", " ".join(str(text).split()))
+    """`text` on one line, to be shown as it is."""
+    return _MARKUP.sub(lambda match: "\\" + match[0], " ".join(str(text).split()))
 
 
 def _title(paper: str) -> str:

@@ -162,6 +162,14 @@ def test_broken_python_is_named(tmp_path):
         facts.parse(_module(tmp_path, "def ("))
 
 
+def test_a_name_in_a_string_is_no_test(tmp_path):
+    (tmp_path / "test_x.py").write_text(
+        "def test_a():\n    m.f(1)\ndef test_b():\n    'f'\nclass T:\n    def test_c(self):\n        f()\n"
+    )
+    found = facts._joined(facts.Equation("udfc", "eq. 1", "m.f", "", ""), facts._tests(tmp_path), [])
+    assert found.tests == ["test_x.py::test_a", "test_x.py::T::test_c"]
+
+
 def test_library_equations_are_indexed():
     found = {e.function: e for e in facts.equations()}
     divergence = found["datafree.bn.bns_divergence"]

@@ -373,7 +373,14 @@ def test_pages_build_without_a_warning_and_their_links_resolve(site):
     assert "datafree.bn.bns_divergence" in equations and f'href="{NAME}.html#equation-kw-bns"' in equations
     assert f'href="{NAME}.html#kw-moments"' in equations
     runtimes = (site / "runtimes.html").read_text()
-    assert runtimes.count("<tr") == 1 + 4 and "345" in runtimes and "smoke" in runtimes
+    assert runtimes.count("<tr") == 1 + 4 and "345" in runtimes and "smoke" in runtimes and "threads 2" in runtimes
+
+
+def test_commands_that_differ_in_the_seed_are_said_once():
+    one = "datafree run a --profile book --seed 0"
+    text = f"{one}; datafree run a --profile book --seed 3; datafree run b --profile book --seed 1 -p 'x=;y'"
+    said = ledger._commands(text)
+    assert said == f"`{one}` and with seeds 3; `datafree run b --profile book --seed 1 -p 'x=;y'`"
 
 
 def test_pages_of_an_empty_ledger(places):

@@ -6,7 +6,7 @@ import ast
 import functools
 import json
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -182,14 +182,22 @@ def _cited(path: Path, module: str) -> list[Equation]:
     return found
 
 
-def _tests(folder: Path) -> list[tuple[str, str]]:
-    found = []
-    for path in sorted(folder.glob("test_*.py")):
-        source = path.read_text(encoding="utf-8")
-        for name, node in _definitions(parse(path)):
-            if name.rpartition(".")[2].startswith("test"):
-                found.append((f"{path.name}::{name.replace('.', '::')}", ast.get_source_segment(source, node) or ""))
-    return found
+def _identifiers(node: ast.AST) -> set[str]:
+    return {
+        getattr(n, "id", None) or getattr(n, "attr", "")
+        for n in ast.walk(node)
+        if isinstance(n, ast.Name | ast.Attribute)
+    }
+
+
+def _tests(folder: Path) -> list[tuple[str, set[str]]]:
+    """(test, the names it uses) for each test function of the folder."""
+    return [
+        (f"{path.name}::{name.replace('.', '::')}", _identifiers(node))
+        for path in sorted(folder.glob("test_*.py"))
+        for name, node in _definitions(parse(path))
+        if name.rpartition(".")[2].startswith("test")
+    ]
 
 
 def notebook_cells(path: Path) -> list[tuple[str, str]]:
@@ -241,12 +249,10 @@ def equations(notebook_folder: Path | None = None) -> list[Equation]:
     return sorted((_joined(e, tests, notebooks(notebook_folder)) for e in found), key=_order)
 
 
-def _joined(equation: Equation, tests: list[tuple[str, str]], books: list[Path]) -> Equation:
+def _joined(equation: Equation, tests: list[tuple[str, set[str]]], books: list[Path]) -> Equation:
     name = equation.function.rpartition(".")[2]
-    word = re.compile(rf"\b{re.escape(name)}\b")
     cells = [cell for path in books if (cell := _use(path, name, equation.label))]
-    used = [test for test, source in tests if word.search(source)]
-    return Equation(**{**vars(equation), "tests": used, "cells": cells})
+    return replace(equation, tests=[test for test, names in tests if name in names], cells=cells)
 
 
 def _order(equation: Equation) -> tuple:

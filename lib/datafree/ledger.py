@@ -284,7 +284,7 @@ BADGES = {
     "reproduced": "{bdg-success}",
     "partly": "{bdg-warning}",
     "not reproduced": "{bdg-danger}",
-    "not testable here": "{bdg-secondary}",
+    "not testable here": "{bdg-info}",
     "open": "{bdg-light}",
 }
 
@@ -294,7 +294,7 @@ Each claim that the four papers make and that can be checked has a state:
 - {bdg-success}`reproduced`: it held in every run that counts;
 - {bdg-warning}`partly`: it held in some of them;
 - {bdg-danger}`not reproduced`: it held in none;
-- {bdg-secondary}`not testable here`: the data or the computer it needs are not here; what it would take is said;
+- {bdg-info}`not testable here`: the data or the computer it needs are not here; what it would take is said;
 - {bdg-light}`open`: nobody has measured it yet, or a measurement could not tell.
 
 The scale says how near a measurement is to the paper's own. *book* is the embedded data and two laptop cores, *reduced* lies
@@ -334,15 +334,33 @@ def _code(text: str) -> str:
     return f"{fence} {text} {fence}" if "`" in text else f"{fence}{text}{fence}"
 
 
-def _links(row: dict[str, Any]) -> str:
-    parts = []
-    if row["cell"]:
-        notebook, _, label = row["cell"].partition("#")
-        parts.append(f"{{ref}}`cell in {notebook} <{label}>`")
+def _cell_of(row: dict[str, Any]) -> str:
+    notebook, _, label = row["cell"].partition("#")
+    return f"{{ref}}`{notebook} <{label}>`"
+
+
+def _records_of(row: dict[str, Any]) -> str:
+    """'NOTEBOOK, PROFILE, seed 0 1 2', each seed a link."""
+    groups: dict[str, list[str]] = {}
     for place in row["records"]:
         _, profile, notebook, name = place.split("/")
-        parts.append(f"{{download}}`record: {notebook}, {profile}, {name.removesuffix('.json')} <{place}>`")
-    return " · ".join(parts)
+        seed = name.removeprefix("seed").removesuffix(".json")
+        groups.setdefault(f"{notebook}, {profile}, seed", []).append(f"{{download}}`{seed} <{place}>`")
+    return "; ".join(f"{escaped(title)} {' '.join(links)}" for title, links in groups.items())
+
+
+def _commands(text: str) -> str:
+    """The commands as code; those that differ only in the seed once, with the other seeds in words."""
+    groups: dict[str, list[str]] = {}
+    for line in text.split("; datafree "):
+        line = "datafree " + line.removeprefix("datafree ")
+        seed = re.search(r" --seed (\d+)", line)
+        groups.setdefault(re.sub(r" --seed \d+", " --seed SEED", line, count=1), []).append(seed[1] if seed else "0")
+    said = []
+    for line, seeds in groups.items():
+        others = f" and with seeds {', '.join(seeds[1:])}" if len(seeds) > 1 else ""
+        said.append(_code(line.replace(" --seed SEED", f" --seed {seeds[0]}", 1)) + others)
+    return "; ".join(said)
 
 
 def _card(row: dict[str, Any]) -> str:
@@ -357,16 +375,18 @@ def _card(row: dict[str, Any]) -> str:
         if row[key]:
             lines += [f"**{title}** {escaped(row[key])}", ""]
     if row["command"]:
-        lines += ["**Again** " + _code(row["command"]), ""]
-    if _links(row):
-        lines += [_links(row), ""]
+        lines += [f"**Run it again** {_commands(row['command'])}", ""]
+    if row["records"]:
+        lines += [f"**Records** {_records_of(row)}", ""]
+    if row["cell"]:
+        lines += [f"**Cell** {_cell_of(row)}", ""]
     return "\n".join([*lines, "::::", ""])
 
 
 def _open_list(rows: list[dict[str, Any]]) -> str:
     lines = [f"::::{{dropdown}} Open ({len(rows)})", ""]
     for row in rows:
-        link = f" ({_links(row)})" if _links(row) else ""
+        link = f" (cell: {_cell_of(row)})" if row["cell"] else ""
         lines.append(f"- {row['id']} *({escaped(row['where'])})*: {escaped(row['statement'])}{link}")
     return "\n".join([*lines, "", "::::", ""])
 
@@ -396,51 +416,51 @@ def _cell_link(cell: facts.Cell) -> str:
     return f"{cell.notebook} {{eq}}`{cell.label}`" if cell.kind == "eq" else cell.notebook
 
 
+def _equation(equation: facts.Equation) -> str:
+    lines = [
+        f"- **{escaped(equation.place)}** {escaped(equation.what.replace('`', ''))}",
+        f"  - function: {_code(equation.function)}",
+        "  - tests: " + (", ".join(map(_code, equation.tests)) or "none yet"),
+        "  - notebook: " + (", ".join(map(_cell_link, equation.cells)) or "none yet"),
+    ]
+    return "\n".join(lines)
+
+
 def equations_page(found: list[facts.Equation]) -> str:
     """The index of equations as a page: equation, function, tests, notebook cells."""
     parts = ["(equation-index)=\n# Equations\n", "Where each equation is computed, tested and used.\n"]
     for paper in facts.PAPER_NAMES.values():
         mine = [e for e in found if e.paper == paper]
-        if not mine:
-            continue
-        rows = [
-            [
-                escaped(e.place),
-                f"{_code(e.function)}: {escaped(e.what)}",
-                "<br>".join(_code(test) for test in e.tests) or "none yet",
-                ", ".join(map(_cell_link, e.cells)) or "none yet",
-            ]
-            for e in mine
-        ]
-        parts += [f"## {_title(paper)}\n", _table(["Place", "Function", "Tests", "Notebook"], rows)]
+        if mine:
+            parts += [f"## {_title(paper)}\n", "\n".join(map(_equation, mine)) + "\n"]
     return "\n".join(parts if len(parts) > 2 else [*parts, "No function names an equation yet.\n"])
 
 
 def _machine(record: dict[str, Any]) -> str:
     machine = record["provenance"].get("machine") or {}
-    words = [machine.get("system"), machine.get("processor"), machine.get("vector")]
-    threads = machine.get("threads")
-    return escaped(", ".join([str(w) for w in words if w] + ([f"{threads} threads"] if threads else [])) or "unknown")
+    words = [str(machine[key]) for key in ("system", "processor", "vector") if machine.get(key)]
+    words += [f"{key} {machine[key]}" for key in ("cores", "threads") if machine.get(key)]
+    return escaped(", ".join(words) or "unknown")
 
 
 def runtimes_page(found: list[dict[str, Any]]) -> str:
-    """What each recorded run cost, as a page."""
+    """What each recorded run cost, as a page; the machines are numbered and described below the table."""
+    found = sorted(found, key=lambda r: (r["notebook"], r["profile"], r["seed"]))
+    machines = _unique([_machine(record) for record in found])
     rows = [
         [
-            escaped(record["notebook"]),
-            record["profile"],
-            str(record["seed"]),
+            f"{{download}}`{record['notebook']}, {record['profile']}, seed {record['seed']} <{_place(record)}>`",
             f"{record['seconds']:.0f}",
             f"{record['peak_memory_mb']:.0f}",
-            _machine(record),
+            str(machines.index(_machine(record)) + 1),
             escaped(record["started"][:10]),
             escaped(_commit(record)),
-            f"{{download}}`record <{_place(record)}>`",
         ]
-        for record in sorted(found, key=lambda r: (r["notebook"], r["profile"], r["seed"]))
+        for record in found
     ]
-    header = ["Notebook", "Profile", "Seed", "Seconds", "Peak MiB", "Machine", "Date", "Commit", "Record"]
-    body = _table(header, rows) if rows else "No run is recorded yet.\n"
+    table = _table(["Run (its record)", "Seconds", "Peak MiB", "Machine", "Date", "Commit"], rows)
+    names = "\n".join(f"- Machine {number}: {name}" for number, name in enumerate(machines, 1))
+    body = f"{table}\n{names}\n" if rows else "No run is recorded yet.\n"
     return "(runtimes)=\n# Run times\n\nWhat each recorded run took, from its first cell to its last.\n\n" + body
 
 

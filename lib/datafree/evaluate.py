@@ -7,6 +7,7 @@ from torch import nn
 
 from .data import ImageSet
 from .errors import DataFreeError
+from .quantize import QuantizedLayer
 
 
 @torch.no_grad()
@@ -76,12 +77,6 @@ def count_macs(model: nn.Module, shape: tuple[int, int, int] = (3, 32, 32)) -> i
 
 
 def weight_bytes(model: nn.Module) -> float:
-    """Bytes to store the parameters, at the bit width each layer declares (`weight_bits`), else 32."""
-    total_bits, seen = 0, set()
-    for module in model.modules():
-        for name, parameter in module.named_parameters(recurse=False):
-            if id(parameter) not in seen:
-                seen.add(id(parameter))
-                bits = getattr(module, "weight_bits", 32) if name == "weight" else 32
-                total_bits += parameter.numel() * bits
-    return total_bits / 8
+    """Bytes to store the parameters: weights of quantised layers at their bit width, all else at 32 bits."""
+    widths = {id(m.inner.weight): m.weight_bits for m in model.modules() if isinstance(m, QuantizedLayer)}
+    return sum(p.numel() * widths.get(id(p), 32) for p in model.parameters()) / 8

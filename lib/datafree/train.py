@@ -15,6 +15,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from . import data, evaluate, models
+from .compute import autocast, bf16_pays
 from .errors import DataFreeError
 from .params import Strict
 from .paths import write_atomically
@@ -36,13 +37,6 @@ class TrainConfig(Strict):
     bf16: bool = Field(True, description="bf16 autocast where the CPU has it")
 
 
-def bf16_pays() -> bool:
-    """True on CPUs with bf16 instructions; elsewhere autocast only loses time."""
-    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
-    amx = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-    return bool(supported() or amx())
-
-
 def rate_at(step: int, steps: int, peak: float, warmup: float) -> float:
     """Linear warm-up to `peak`, then cosine to zero."""
     start = warmup * steps
@@ -61,7 +55,7 @@ def _in_float(forward):
     """The same forward pass with autocast off."""
 
     def run(x):
-        with torch.autocast("cpu", enabled=False):
+        with autocast(False):
             return forward(x.float())
 
     return run
@@ -125,7 +119,7 @@ class Trainer:
         x, y = x.contiguous(memory_format=torch.channels_last), self.train_set.labels[index]
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.config.bf16 and bf16_pays()):
+        with autocast(self.config.bf16 and bf16_pays()):
             logits = self.model(x)
         loss = F.cross_entropy(logits.float(), y)
         if not torch.isfinite(loss):

@@ -1,0 +1,67 @@
+"""One verb for four papers: `datafree.compress(model, config)`; the class of the config says which."""
+
+from __future__ import annotations
+
+import resource
+import time
+from dataclasses import dataclass
+
+from torch import nn
+
+from . import bn, evaluate
+from .data import ImageSet
+from .errors import DataFreeError
+from .papers import knowledge_within
+from .params import Strict
+
+METHODS = {knowledge_within.KnowledgeWithin: knowledge_within.compress}
+"""Config class -> function (model, config, pool) -> (network, report)."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """The compressed network and what was done to it, at which cost."""
+
+    model: nn.Module
+    report: dict
+
+
+def preflight(model: nn.Module, config: Strict) -> None:
+    """Name what cannot be handled before any work is done."""
+    if type(config) not in METHODS:
+        known = ", ".join(c.__name__ for c in METHODS)
+        raise DataFreeError(f"compress got a {type(config).__name__}; give one of the configurations {known}.")
+    if not isinstance(model, nn.Module):
+        raise DataFreeError(f"compress got a {type(model).__name__} as model; give a torch.nn.Module.")
+    unsupported = [n for n, m in model.named_modules() if isinstance(m, nn.ConvTranspose2d | nn.Conv1d | nn.Conv3d | nn.RNNBase)]
+    if unsupported:
+        raise DataFreeError(f"layer '{unsupported[0]}' is of a kind that is not supported; convolutions must be Conv2d.")
+
+
+def compress(model: nn.Module, config: Strict, images: ImageSet | None = None, shape=(3, 32, 32)) -> Result:
+    """Compress `model` as `config` says; `model` itself is not changed.
+
+    Args:
+        model: a trained network whose first layer normalises its input (datafree.models.Normalize).
+        config: e.g. KnowledgeWithin(weight_bits=4, act_bits=4).
+        images: use these instead of generated ones.
+        shape: of one image, for the count of operations.
+    Returns:
+        `.model`, and `.report` with bits, bytes, MACs (multiply-accumulates, one image), seconds and peak memory.
+    """
+    preflight(model, config)
+    if images is None:
+        bn.layers(model)  # generation needs BatchNorm: say so now
+    start = time.perf_counter()
+    student, report = METHODS[type(config)](model, config, images)
+    report |= {
+        "method": type(config).__name__,
+        "config": config.model_dump(),
+        "parameters": evaluate.count_parameters(student),
+        "bytes": evaluate.weight_bytes(student),
+        "bytes_float": evaluate.weight_bytes(model),
+        "macs": evaluate.count_macs(model, shape),
+        "seconds": time.perf_counter() - start,
+        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+    return Result(student, report)

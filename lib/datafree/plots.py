@@ -1,0 +1,107 @@
+"""Figures for light and dark pages: transparent, colour-blind palette, always with a text alternative."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Mapping, Sequence
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import seaborn as sns
+import torch
+from IPython.display import display
+
+INK = "#7d7d7d"
+"""Grey with enough contrast on white and on the dark theme's background."""
+
+PALETTE = sns.color_palette("colorblind")
+SOURCES = {"real": PALETTE[7], "BNS": PALETTE[0], "BNS + I": PALETTE[2], "I": PALETTE[1], "G": PALETTE[4]}
+"""One colour for each source of images, the same in every chapter."""
+
+MARKERS = {"real": "s", "BNS": "o", "BNS + I": "D", "I": "^", "G": "v"}
+
+matplotlib.rcParams.update(
+    {
+        "figure.figsize": (7.0, 3.2), "figure.dpi": 100, "savefig.transparent": True, "savefig.bbox": "tight",
+        "font.size": 10, "axes.grid": True, "grid.alpha": 0.35, "grid.color": INK, "axes.facecolor": "none",
+        "figure.facecolor": "none", "legend.frameon": False, "axes.spines.top": False, "axes.spines.right": False,
+        "axes.prop_cycle": matplotlib.cycler(color=PALETTE), "text.color": INK, "axes.labelcolor": INK,
+        "axes.edgecolor": INK, "xtick.color": INK, "ytick.color": INK, "legend.labelcolor": INK,
+    }
+)  # fmt: skip
+
+
+def show(figure: plt.Figure, alt: str) -> None:
+    """Display `figure` as one picture with `alt` as its text alternative, then close it."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=160)
+    width = round(figure.get_size_inches()[0] * 100)
+    plt.close(figure)
+    picture = base64.b64encode(buffer.getvalue()).decode()
+    text = html.escape(" ".join(alt.split()), quote=True)
+    tag = f'<img src="data:image/png;base64,{picture}" alt="{text}" style="max-width: min(100%, {width}px)">'
+    display({"text/html": tag, "text/plain": text}, raw=True)
+
+
+def sheet(rows: Mapping[str, torch.Tensor], columns: int = 10) -> plt.Figure:
+    """One row of images a source; each value is [N, 3, H, W], clipped to [0, 1] for the eye."""
+    figure, axes = plt.subplots(len(rows), 1, figsize=(0.8 * columns, 0.9 * len(rows)), squeeze=False)
+    for axis, (name, images) in zip(axes[:, 0], rows.items()):
+        strip = torch.cat([image for image in images[:columns]], dim=2).clamp(0, 1).permute(1, 2, 0)
+        axis.imshow(strip.numpy(), interpolation="nearest")
+        axis.set_ylabel(name, rotation=0, ha="right", va="center")
+        axis.set_xticks([]), axis.set_yticks([])
+        axis.grid(False)
+        axis.spines[:].set_visible(False)
+    figure.tight_layout(pad=0.2)
+    return figure
+
+
+def curves(
+    panels: Mapping[str, Mapping[str, Sequence[float]]], *, x: Sequence[float] | None = None, xlabel: str, ylabels: Sequence[str],
+    log: bool = False,
+) -> plt.Figure:  # fmt: skip
+    """A panel for each entry of `panels`; each panel maps labels to values over `x` (default: 0, 1, ...)."""
+    figure, axes = plt.subplots(1, len(panels), figsize=(3.6 * len(panels) + 0.6, 3.0), squeeze=False)
+    styles = ("-", "--", "-.", ":")
+    for axis, (title, series), ylabel in zip(axes[0], panels.items(), ylabels):
+        for (label, values), style in zip(series.items(), styles * 3):
+            where = range(len(values)) if x is None else x
+            axis.plot(where, values, style, label=label, color=SOURCES.get(label), linewidth=1.6)
+        axis.set(title=title, xlabel=xlabel, ylabel=ylabel, yscale="log" if log else "linear")
+        axis.legend()
+    figure.tight_layout()
+    return figure
+
+
+def by_source(table: Mapping[str, Mapping[str, Sequence[float]]], *, ylabel: str, reference: float | None = None) -> plt.Figure:
+    """Every point over seeds, and their mean, for each setting (a panel) and source of images (a column)."""
+    figure, axes = plt.subplots(1, len(table), figsize=(2.1 * len(table) + 0.8, 3.2), squeeze=False)
+    for axis, (setting, sources) in zip(axes[0], table.items()):
+        for i, (source, values) in enumerate(sources.items()):
+            color = SOURCES.get(source, PALETTE[i])
+            spread = np.linspace(-0.18, 0.18, len(values)) if len(values) > 1 else [0]
+            axis.plot(i + np.asarray(spread), values, MARKERS.get(source, "o"), color=color, markersize=4, alpha=0.8)
+            axis.hlines(np.mean(values), i - 0.32, i + 0.32, color=color, linewidth=2)
+        if reference is not None and np.min([min(v) for v in sources.values()]) > reference - 15:
+            axis.axhline(reference, color=INK, linewidth=1, linestyle=":")
+        axis.set_xticks(range(len(sources)), list(sources), rotation=60)
+        axis.set_title(setting)
+    axes[0, 0].set_ylabel(ylabel)
+    figure.tight_layout()
+    return figure
+
+
+def bars(panels: Mapping[str, Mapping[str, float]], *, ylabels: Sequence[str], log: bool = False) -> plt.Figure:
+    """A bar a label for each panel, in the colours of the sources."""
+    figure, axes = plt.subplots(1, len(panels), figsize=(3.4 * len(panels) + 0.4, 3.0), squeeze=False)
+    for axis, (title, values), ylabel in zip(axes[0], panels.items(), ylabels):
+        colors = [SOURCES.get(label, PALETTE[i % 10]) for i, label in enumerate(values)]
+        axis.bar(range(len(values)), list(values.values()), color=colors)
+        axis.set_xticks(range(len(values)), list(values), rotation=45, ha="right", rotation_mode="anchor")
+        axis.set(title=title, ylabel=ylabel, yscale="log" if log else "linear")
+    figure.tight_layout()
+    return figure

@@ -8,7 +8,9 @@ from typing import Annotated, Optional
 
 import typer
 
+from . import cli_build, cli_ledger, cli_methods
 from .errors import DataFreeError
+
 from .params import build
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -48,6 +50,10 @@ def train(
     )
     record = run(config, out)
     typer.echo(f"{model}: {record['test_top1']:.2f} % top-1 on {record['test_images']} test images -> {out}")
+
+
+for part in (cli_methods, cli_build, cli_ledger):
+    part.attach(app)
 
 
 def main() -> None:

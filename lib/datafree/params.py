@@ -64,6 +64,10 @@ Triple = Annotated[
 ]
 Data = Annotated[str, Field(min_length=1, description="cifar10-stub, a torchvision data set, or folder:PATH")]
 Root = Annotated[str, Field(description="folder of torchvision's data sets; empty for the embedded subset")]
+Precision = Annotated[
+    Literal["float32", "bf16", "auto"],
+    Field(description="arithmetic of the network's passes in synthesis; auto: bf16 where the processor has it"),
+]
 Batch = Annotated[int, Field(ge=2, le=4096, description="images a step")]
 
 
@@ -73,9 +77,12 @@ class Start(Strict):
     seed: Seed = 0
     profile: Profile = "book"
     model: Model = "resnet20"
+    weights: Weights = ""
+    mean: Triple = ""
+    std: Triple = ""
     data: Data = "cifar10-stub"
     root: Root = ""
-    images: int = Field(2000, ge=1, le=1_000_000, description="test images to evaluate on, at most")
+    images: int = Field(2000, ge=10, le=1_000_000, description="test images to evaluate on, at most")
 
 
 class KWSynthesis(Strict):
@@ -90,11 +97,10 @@ class KWSynthesis(Strict):
     data: Data = "cifar10-stub"
     root: Root = ""
     batch: Batch = 128
-    steps: int = Field(150, ge=1, le=100_000, description="optimisation steps on the images")
-    monitor_steps: int = Field(150, ge=1, le=100_000, description="steps of the cross-monitoring experiment (figure 1)")
-    rate: float = Field(0.05, gt=0, le=10, description="learning rate of Adam on the images")
+    steps: int = Field(100, ge=2, le=100_000, description="steps of each optimisation (section 4.3: 1000)")
+    rate: float = Field(0.1, gt=0, le=10, description="first learning rate of Adam on the images (not given)")
     copies: int = Field(1, ge=1, le=16, description="augmented copies of each image a step (section 4.1: 4)")
-    precision: Literal["float32", "bf16", "auto"] = Field("float32", description="arithmetic of the forward pass")
+    precision: Precision = "auto"
 
 
 class KWCalibration(Strict):
@@ -108,11 +114,16 @@ class KWCalibration(Strict):
     std: Triple = ""
     data: Data = "cifar10-stub"
     root: Root = ""
+    images: int = Field(500, ge=10, le=1_000_000, description="images of each source (section 4.2: 50 a class)")
+    synthesis_batch: Batch = 128
+    synthesis_steps: int = Field(60, ge=1, le=100_000, description="steps of Algorithm 1 (not given)")
+    rate: float = Field(0.1, gt=0, le=10, description="first learning rate of Adam on the images (not given)")
+    copies: int = Field(1, ge=1, le=16, description="augmented copies of each image a step (section 4.1: 4)")
+    precision: Precision = "auto"
     seeds: int = Field(5, ge=1, le=100, description="repetitions of each calibration")
-    steps: int = Field(50, ge=1, le=100_000, description="calibration batches (section 4.2: 200)")
-    batch: Batch = 64
-    images: int = Field(512, ge=2, le=1_000_000, description="images of each source to draw from")
-    test_images: int = Field(2000, ge=1, le=1_000_000, description="test images to evaluate on, at most")
+    steps: int = Field(25, ge=1, le=100_000, description="calibration batches (section 4.2: 200)")
+    batch: int = Field(128, ge=16, le=4096, description="images a calibration batch (section 4.2: 256)")
+    test_images: int = Field(1000, ge=10, le=1_000_000, description="test images to evaluate on, at most")
 
 
 NOTEBOOKS: dict[str, type[Strict]] = {

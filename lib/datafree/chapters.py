@@ -1,0 +1,59 @@
+"""What a chapter's parameters stand for: its network, its images, and the pools it calibrates on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import nn
+
+from . import data, models
+from .errors import DataFreeError
+from .params import KWCalibration, Strict, triple
+from .papers.knowledge_within import SCHEMES, SynthesisConfig, image_set, normalisation
+from .paths import BUILD
+
+SOURCES = {"real": "real", "bns": "BNS", "bns_inception": "BNS + I", "inception": "I", "gaussian": "G"}
+"""Sources of calibration images in the order of the paper's tables, with the names shown in figures."""
+
+
+def network(config: Strict) -> nn.Module:
+    """The reference network: embedded weights, or the file of `weights` with its normalisation."""
+    settings = {name: value for name in ("mean", "std") if (value := triple(getattr(config, name)))}
+    return models.load(config.model, config.weights or None, **settings)
+
+
+def images(config: Strict, split: str, count: int | None = None) -> data.ImageSet:
+    """The data set of `config`; with `count`, an evenly spread part that keeps the classes' shares."""
+    whole = data.load(config.data, split, root=config.root or None)
+    if count is None or count >= len(whole):
+        return whole
+    if count < len(whole.classes):
+        raise DataFreeError(f"{count} images were asked for, fewer than the {len(whole.classes)} classes.")
+    return whole.per_class(count // len(whole.classes))
+
+
+def synthesis_config(config: KWCalibration, scheme: str, sigma: float = 1.0) -> SynthesisConfig:
+    """How 02_kw_calibration makes its images."""
+    return SynthesisConfig(
+        scheme=scheme, batch=config.synthesis_batch, steps=config.synthesis_steps, copies=config.copies,
+        rate=config.rate, sigma=sigma, precision=config.precision, seed=config.seed,
+    )  # fmt: skip
+
+
+def pool_path(config: KWCalibration, scheme: str, sigma: float = 1.0) -> Path:
+    """Where the images of a scheme are kept between runs."""
+    kernel = "" if sigma == 1.0 else f"-sigma{sigma:g}"
+    return BUILD / "images" / config.profile / f"{scheme}{kernel}-seed{config.seed}.safetensors"
+
+
+def pool(model: nn.Module, config: KWCalibration, source: str, sigma: float = 1.0) -> data.ImageSet:
+    """`config.images` images of one source: real training images, or made (or read back) by a scheme."""
+    if source == "real":
+        return images(config, "train", config.images)
+    if source not in SCHEMES:
+        raise DataFreeError(f"image source '{source}' is not known; choose one of {', '.join(SOURCES)}.")
+    path = pool_path(config, source, sigma)
+    return image_set(model, synthesis_config(config, source, sigma), config.images, path)
+
+
+__all__ = ["SOURCES", "images", "network", "normalisation", "pool", "pool_path", "synthesis_config"]

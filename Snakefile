@@ -13,15 +13,15 @@ DATAFREE = shlex.quote(sys.executable) + " -m datafree.cli"
 NOTEBOOKS = sorted(path.stem for path in Path("notebooks").glob("*.ipynb"))
 EXECUTED = "_build/executed/{profile}/{name}-seed{seed}.ipynb"
 RECORD = "_build/records/{profile}/{name}/seed{seed}.json"
-IMAGES = "_build/images/{profile}/resnet20-{scheme}-seed{seed}.safetensors"
+IMAGES = "_build/images/{profile}/{scheme}-seed{seed}.safetensors"
 STUBS = ["data_stubs/SHA256SUMS"]
 PROFILE_FILE = "notebooks/profiles/{profile}.yaml"
 
 # What only draws or assembles the book does not change a measurement.
-ASSEMBLY = {"book.py", "cli.py", "cli_build.py", "doctor.py", "ledger.py"}
+ASSEMBLY = {"book.py", "cli.py", "cli_build.py", "cli_ledger.py", "doctor.py", "ledger.py"}
 LIBRARY = sorted(str(p) for p in Path("lib/datafree").rglob("*.py") if p.name not in ASSEMBLY)
 # Nor does what only draws or reports change an image.
-GENERATOR = [p for p in LIBRARY if Path(p).name not in {"plots.py", "records.py", "run.py"}]
+GENERATOR = [p for p in LIBRARY if Path(p).name not in {"notebook.py", "plots.py", "records.py", "run.py"}]
 PROSE = sorted(str(p) for p in Path("book").rglob("*") if p.is_file() and p.parts[1] not in ("records", "papers"))
 EVIDENCE = sorted(str(p) for folder in ("records", "papers") for p in Path("book", folder).rglob("*") if p.is_file())
 
@@ -63,8 +63,8 @@ rule synthesise:
     output: IMAGES
     log: "_build/logs/images-{profile}-{scheme}-seed{seed}.log"
     threads: 2
-    message: "synthesising images: {wildcards.scheme} ({wildcards.profile}, seed {wildcards.seed})"
     shell:
+        "echo 'synthesising images: {wildcards.scheme} ({wildcards.profile}, seed {wildcards.seed})'; "
         "OMP_NUM_THREADS={threads} {DATAFREE} synthesize --scheme {wildcards.scheme} --profile {wildcards.profile}"
         " --seed {wildcards.seed} > {log} 2>&1 || {{ tail -n 5 {log} >&2; exit 1; }}"
 
@@ -83,8 +83,8 @@ rule notebook:
         record=RECORD,
     log: "_build/logs/{profile}-{name}-seed{seed}.log"
     threads: 2
-    message: "running notebook {wildcards.name} ({wildcards.profile}, seed {wildcards.seed})"
     shell:
+        "echo 'running notebook {wildcards.name} ({wildcards.profile}, seed {wildcards.seed})'; "
         "OMP_NUM_THREADS={threads} {DATAFREE} run {wildcards.name} --profile {wildcards.profile} --seed {wildcards.seed}"
         " --out {output.executed} --record {output.record} --no-bar > {log} 2>&1 || {{ tail -n 5 {log} >&2; exit 1; }}"
 
@@ -92,13 +92,14 @@ rule notebook:
 rule ledger:
     input:
         expand(RECORD, profile=PROFILE, name=NOTEBOOKS, seed=0), EVIDENCE, LIBRARY,
-        "lib/datafree/ledger.py", expand("notebooks/{name}.ipynb", name=NOTEBOOKS)
+        "lib/datafree/ledger.py",
+        expand("notebooks/{name}.ipynb", name=NOTEBOOKS), sorted(str(p) for p in Path("tests").glob("test_*.py"))
     output:
         json="_build/ledger.json",
         pages=directory("_build/pages"),
     log: "_build/logs/ledger.log"
-    message: "drawing up the ledger"
     shell:
+        "echo 'drawing up the ledger'; "
         "{DATAFREE} ledger --pages {output.pages} > {log} 2>&1 || {{ tail -n 5 {log} >&2; exit 1; }}"
 
 
@@ -107,5 +108,6 @@ rule html:
         expand(EXECUTED, profile=PROFILE, name=NOTEBOOKS, seed=0), "_build/ledger.json", "_build/pages",
         PROSE, "_config.yml", "lib/datafree/book.py"
     output: "_build/html/.profile"
-    message: "rendering the book"
-    shell: "{DATAFREE} stage {NOTEBOOKS} --profile {PROFILE} && {DATAFREE} render --profile {PROFILE}"
+    shell:
+        "echo 'rendering the book'; "
+        "{DATAFREE} stage {NOTEBOOKS} --profile {PROFILE} && {DATAFREE} render --profile {PROFILE}"

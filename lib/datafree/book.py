@@ -9,13 +9,15 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import IO
 
 from .errors import DataFreeError
 from .paths import BUILD, RECORDS, ROOT, write_atomically
-from .run import busy_sentence, holder, places, sole_writer
+from .run import busy_sentence, holder, name_holder, places, sole_writer
 
 SOURCE = BUILD / "src"
 HTML = BUILD / "html"
@@ -120,26 +122,30 @@ def build(goal: str = "book", profile: str = "book", cores: int | None = None) -
     Raises:
         DataFreeError: another build or a left-over process is at work, or a step failed.
     """
-    with sole_writer(BUILD / "build", _busy):
+    with sole_writer(BUILD / "build", _busy) as lock:
         left_over = orphans()
         if left_over:
             raise DataFreeError(left_over[0])
         snakemake = [sys.executable, "-m", "snakemake", "--cores", str(cores or min(2, os.cpu_count() or 1))]
-        snakemake += [
-            "--rerun-triggers",
-            "mtime",
-            "--rerun-incomplete",
-            "--quiet",
-            "rules",
-            "host",
-            "--config",
-            f"profile={profile}",
-        ]
+        snakemake += ["--rerun-triggers", "mtime", "--rerun-incomplete", "--quiet", "all"]
+        snakemake += ["--config", f"profile={profile}"]
         if stale_locks():
             print("an earlier build was interrupted; going on from what it finished", flush=True)
             subprocess.run([*snakemake, "--unlock"], cwd=ROOT, capture_output=True)
-        done = subprocess.run([*snakemake, "--", goal], cwd=ROOT)
-    if done.returncode:
+        failed = _supervise([*snakemake, "--", goal], lock)
+    if failed:
         raise DataFreeError(
             "the build stopped at the step named above; what was finished is kept, and the same command goes on from there."
         )
+
+
+def _supervise(command: list[str], lock: IO[str]) -> int:
+    """Run `command` with all its descendants in one group, which an interruption ends; it holds the lock as well."""
+    process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, pass_fds=(lock.fileno(),))
+    name_holder(lock, process.pid)
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        os.killpg(process.pid, signal.SIGINT)
+        process.wait()
+        raise

@@ -76,17 +76,31 @@ def _stubs() -> Iterator[Finding]:
         yield Finding("broken", "The list data_stubs/SHA256SUMS is missing; restore it with 'git checkout data_stubs'.")
         return
     listed = dict(reversed(line.split("  ", 1)) for line in sums.read_text().splitlines() if line)
-    for name, digest in listed.items():
-        path = paths.STUBS / name
-        if not path.is_file():
-            yield Finding(
-                "broken", f"The file data_stubs/{name} is missing; restore it with 'git checkout data_stubs'."
-            )
-        elif hashlib.sha256(path.read_bytes()).hexdigest() != digest:
-            yield Finding(
-                "broken", f"The file data_stubs/{name} has a wrong SHA-256; restore it with 'git checkout data_stubs'."
-            )
-    yield Finding("ok", f"The embedded data and networks were compared with their SHA-256 ({len(listed)} files).")
+    wrong = [sentence for name, digest in listed.items() if (sentence := _wrong(name, digest))]
+    wrong += [
+        f"The file data_stubs/{name} is not in SHA256SUMS; run 'datafree doctor --seal' if it is yours."
+        for name in _unlisted(set(listed))
+    ]
+    for sentence in wrong:
+        yield Finding("broken", sentence)
+    if not wrong:
+        yield Finding("ok", f"The embedded data and networks have the SHA-256 they should ({len(listed)} files).")
+
+
+def _wrong(name: str, digest: str) -> str | None:
+    path = paths.STUBS / name
+    if not path.is_file():
+        return f"The file data_stubs/{name} is missing; restore it with 'git checkout data_stubs'."
+    if hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+        return f"The file data_stubs/{name} has a wrong SHA-256; restore it with 'git checkout data_stubs'."
+    return None
+
+
+def _unlisted(listed: set[str]) -> list[str]:
+    """Files that would be refused at loading; progress files of a training are none of ours."""
+    files = (p for p in paths.STUBS.rglob("*") if p.is_file() and p.suffix != ".resume")
+    names = {p.relative_to(paths.STUBS).as_posix() for p in files if p.name not in ("SHA256SUMS", "README.md")}
+    return sorted(names - listed)
 
 
 def _disk() -> Iterator[Finding]:

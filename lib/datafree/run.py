@@ -91,17 +91,26 @@ def lock_path(out: Path) -> Path:
 
 
 @contextlib.contextmanager
-def sole_writer(out: Path, sentence: Callable[[Path, str | None], str] | None = None) -> Iterator[None]:
-    """Hold the lock of `out`; DataFreeError (by `sentence`) names the process that has it already. Death releases it."""
+def sole_writer(out: Path, sentence: Callable[[Path, str | None], str] | None = None) -> Iterator[IO[str]]:
+    """Hold the lock of `out`; DataFreeError (by `sentence`) names the process that has it already. Death releases it.
+
+    Yields:
+        the lock's file; a child that inherits it holds the lock too.
+    """
     with _open_lock(out) as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise DataFreeError((sentence or busy_sentence)(out, holder(lock_path(out)))) from None
-        handle.truncate(0)
-        handle.write(str(os.getpid()))
-        handle.flush()
-        yield
+        name_holder(handle, os.getpid())
+        yield handle
+
+
+def name_holder(handle: IO[str], process: int) -> None:
+    """Write into the lock's file which process to name to others."""
+    handle.truncate(0)
+    handle.write(str(process))
+    handle.flush()
 
 
 def _open_lock(out: Path) -> IO[str]:

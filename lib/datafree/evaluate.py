@@ -26,7 +26,7 @@ def topk(model: nn.Module, images: ImageSet, k: int = 1, batch: int = 500) -> fl
     if (images.labels < 0).any():
         raise DataFreeError(f"'{images.name}' has images without labels; accuracy needs labels, agreement does not.")
     best = outputs(model, images, batch).topk(k, dim=1).indices
-    return 100 * (best == images.labels[:, None]).any(1).float().mean().item()
+    return 100 * int((best == images.labels[:, None]).any(1).sum()) / len(images)
 
 
 def top1(model: nn.Module, images: ImageSet, batch: int = 500) -> float:
@@ -42,7 +42,7 @@ def top5(model: nn.Module, images: ImageSet, batch: int = 500) -> float:
 def agreement(model: nn.Module, reference: nn.Module, images: ImageSet, batch: int = 500) -> float:
     """Share of images, in percent, on which both networks choose the same class. Needs no labels."""
     a, b = (outputs(m, images, batch).argmax(1) for m in (model, reference))
-    return 100 * (a == b).float().mean().item()
+    return 100 * int((a == b).sum()) / len(images)
 
 
 def count_parameters(model: nn.Module) -> int:

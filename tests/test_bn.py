@@ -1,0 +1,190 @@
+"""The mathematics of BatchNorm statistics: divergence, capture, folding, recalibration."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.distributions import Normal, kl_divergence
+
+from datafree import bn, data, models
+from datafree.errors import DataFreeError
+
+number = st.floats(-20, 20)
+positive = st.floats(1e-3, 400)
+
+
+def doubles(*values):
+    return [torch.tensor([v], dtype=torch.float64) for v in values]
+
+
+@given(number, positive, number, positive)
+def test_divergence_is_torchs_kl_in_both_directions(a, b, c, d):
+    mu_hat, var_hat, mu, var = doubles(a, b, c, d)
+    measured, stored = Normal(mu_hat, (var_hat + 1e-8).sqrt()), Normal(mu, var.sqrt())
+    torch.testing.assert_close(bn.bns_divergence(mu_hat, var_hat, mu, var), kl_divergence(measured, stored))
+    torch.testing.assert_close(bn.bns_divergence(mu_hat, var_hat, mu, var, reverse=True), kl_divergence(stored, measured))
+
+
+@given(number, positive, number, positive)
+def test_divergence_is_never_negative_and_zero_only_when_equal(a, b, c, d):
+    mu_hat, var_hat, mu, var = doubles(a, b, c, d)
+    assert bn.bns_divergence(mu_hat, var_hat, mu, var) >= -1e-12
+    assert bn.bns_divergence(mu, var, mu, var, eps=0.0).abs() < 1e-12
+    assert bn.bns_divergence(mu + 1, var, mu, var) > 0
+
+
+@pytest.mark.parametrize("loss", [bn.bns_divergence, bn.moment_mse])
+def test_constant_channels_give_finite_loss_and_gradient(loss):
+    mu_hat = torch.zeros(3, requires_grad=True)
+    var_hat = torch.zeros(3, requires_grad=True)
+    value = loss(mu_hat, var_hat, torch.ones(3), torch.ones(3)).sum()
+    grads = torch.autograd.grad(value, (mu_hat, var_hat))
+    assert torch.isfinite(value) and all(torch.isfinite(g).all() for g in grads)
+
+
+def test_moment_mse_is_zero_only_for_equal_moments():
+    mu, var = torch.randn(5), torch.rand(5) + 0.1
+    assert bn.moment_mse(mu, var, mu, var).abs().max() < 1e-10
+    assert (bn.moment_mse(mu + 0.5, var, mu, var) > 0.2).all()
+
+
+def network(momentum=0.1):
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        models.Normalize(), nn.Conv2d(3, 6, 3, 2, 1), nn.BatchNorm2d(6, momentum=momentum), nn.ReLU(),
+        nn.Conv2d(6, 6, 3, 1, 1, groups=2, bias=False), nn.BatchNorm2d(6, affine=False), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 4),
+    )  # fmt: skip
+    net.train()
+    for _ in range(5):
+        net(torch.rand(8, 3, 13, 17))
+    net[2].weight.data.uniform_(-2, 2)
+    net[2].bias.data.uniform_(-1, 1)
+    return net.eval()
+
+
+def with_hooks(net, x):
+    """Moments of every BatchNorm input, the slow and obvious way."""
+    inputs = []
+    handles = [m.register_forward_pre_hook(lambda _, args: inputs.append(args[0])) for _, m in bn.layers(net)]
+    output = net(x)
+    for handle in handles:
+        handle.remove()
+    return output, [(z.mean((0, 2, 3)), z.var((0, 2, 3), unbiased=False)) for z in inputs]
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("shape", [(4, 3, 13, 17), (1, 3, 32, 32), (7, 3, 5, 6)])
+def test_capture_agrees_with_hooks_in_values_and_gradient(layout, shape):
+    net, reference = network(), bn.stored(network())
+    x = torch.rand(shape).contiguous(memory_format=layout).requires_grad_()
+    weight = torch.randn(4)
+    with bn.capture(net) as seen:
+        output = net(x)
+        fast = bn.mean_divergence(seen.moments, reference)
+        (fast_grad,) = torch.autograd.grad(fast + (output @ weight).sum(), x)
+    slow_output, moments = with_hooks(net, x)
+    slow = bn.mean_divergence(moments, reference)
+    (slow_grad,) = torch.autograd.grad(slow + (slow_output @ weight).sum(), x)
+    torch.testing.assert_close(output, slow_output, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(fast, slow, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(fast_grad, slow_grad, rtol=1e-3, atol=1e-5 * slow_grad.abs().max().item())
+
+
+def test_analytic_gradient_against_finite_differences():
+    scale, shift = torch.rand(1, 2, 1, 1, dtype=torch.float64) + 0.5, torch.rand(1, 2, 1, 1, dtype=torch.float64)
+
+    def function(z):
+        return bn._BatchNormWithMoments.apply(z, scale, shift)
+
+    # float() inside the function makes single precision of it, so steps and tolerances are those of float32
+    z = torch.randn(3, 2, 4, 4, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(function, z, eps=1e-2, atol=1e-2, rtol=1e-2)
+
+
+def test_capture_changes_nothing_and_cleans_up():
+    net = network()
+    net[1].weight.requires_grad_(False)
+    net.train()
+    before, flags = models.state_hash(net), [p.requires_grad for p in net.parameters()]
+    with pytest.raises(RuntimeError, match="on purpose"), bn.capture(net):
+        net(torch.rand(2, 3, 8, 8))
+        raise RuntimeError("on purpose")
+    assert models.state_hash(net) == before
+    assert [p.requires_grad for p in net.parameters()] == flags
+    assert net.training and net[2].training
+    assert all("forward" not in m.__dict__ for m in net.modules())
+
+
+def test_capture_under_bf16_is_near_float32():
+    net, reference, x = network(), bn.stored(network()), torch.rand(64, 3, 16, 16)
+    values = []
+    for bf16 in (False, True):
+        with torch.no_grad(), bn.capture(net) as seen, torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            net(x)
+        values.append(bn.mean_divergence(seen.moments, reference).item())
+    assert values[1] == pytest.approx(values[0], rel=0.05, abs=1e-3)
+
+
+def test_layers_are_missing():
+    with pytest.raises(DataFreeError, match="no BatchNorm"):
+        bn.layers(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()))
+    with pytest.raises(DataFreeError, match="keeps no running statistics"):
+        bn.layers(nn.Sequential(nn.BatchNorm2d(4, track_running_stats=False)))
+
+
+def test_unreached_layer_is_named():
+    class Half(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.used, self.unused = nn.BatchNorm2d(3), nn.BatchNorm2d(3)
+
+        def forward(self, x):
+            return self.used(x)
+
+    net = Half().eval()
+    with bn.capture(net) as seen, pytest.raises(DataFreeError, match="1 of 2 BatchNorm layers were not reached"):
+        net(torch.rand(2, 3, 4, 4))
+        _ = seen.moments
+
+
+def test_measure_pools_batches_exactly():
+    net = network()
+    images = data.generated(torch.rand(10, 3, 8, 9), "x")
+    whole, parts = bn.measure(net, images, batch=10), bn.measure(net, images, batch=3)
+    for (m1, v1), (m2, v2) in zip(whole, parts, strict=True):
+        torch.testing.assert_close(m1, m2, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(v1, v2, rtol=1e-4, atol=1e-6)
+
+
+def test_j_kl_needs_one_batch():
+    with pytest.raises(DataFreeError, match="fewer than one batch"):
+        bn.j_kl(network(), data.generated(torch.rand(4, 3, 8, 8), "x"), batch=5)
+
+
+def test_folding_keeps_the_function():
+    net = network()
+    x = torch.rand(3, 3, 11, 9)
+    z = net[0](x)
+    torch.testing.assert_close(bn.fold(net[1], net[2])(z), net[2](net[1](z)), rtol=1e-4, atol=1e-5)
+    hidden = torch.relu(net[2](net[1](z)))
+    torch.testing.assert_close(bn.fold(net[4], net[5])(hidden), net[5](net[4](hidden)), rtol=1e-4, atol=1e-5)
+
+
+def test_recalibration_finds_the_statistics_of_the_images():
+    net, images = network(), data.generated(torch.rand(32, 3, 12, 12), "x")
+    kept = [m.momentum for _, m in bn.layers(net)]
+    before = bn.j_kl(net, images)
+    bn.recalibrate(net, images, batch=32)
+    assert bn.j_kl(net, images) < min(1e-3, before)
+    assert [m.momentum for _, m in bn.layers(net)] == kept and not net.training
+
+
+@settings(max_examples=20)
+@given(st.integers(1, 4))
+def test_mean_divergence_is_the_plain_mean_over_layers(n):
+    pairs = [(torch.randn(c + 1), torch.rand(c + 1) + 0.1) for c in range(n)]
+    stored = [(torch.randn(c + 1), torch.rand(c + 1) + 0.1) for c in range(n)]
+    expected = sum(bn.bns_divergence(*m, *r).mean().item() for m, r in zip(pairs, stored)) / n
+    assert bn.mean_divergence(pairs, stored).item() == pytest.approx(expected, rel=1e-5)

@@ -44,7 +44,7 @@ class SynthesisConfig(Strict):
     copies: int = Field(4, ge=1, le=64, description="N, augmented copies of each image in a forward pass (section 4.1)")
     augment: bool = Field(True, description="draw cutout, crop-resize or flip for each copy (section 4.1)")
     alpha: float = Field(1.0, ge=0, description="weight of J_KL; not given")
-    beta: float = Field(1.0, ge=0, description="weight of the class term; not given (0.001 in T5's caption may be it)")
+    beta: float = Field(0.1, ge=0, description="weight of the class term; not given (0.001 in T5's caption may be it)")
     gamma: float = Field(1.0, ge=0, description="weight of the smoothness; not given")
     temperature: float = Field(100.0, gt=0, description="scale inside the class term's exponential (section 4.1)")
     kernel: int = Field(5, ge=3, le=31, description="side of the smoothing kernel in pixels (T5: 5)")

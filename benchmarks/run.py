@@ -1,0 +1,185 @@
+"""Our code against the naive version, the bare floor and the peers, side by side in one process.
+
+Every pair is timed in turns, so that whatever else the machine does falls on both. What is kept are ratios:
+absolute times do not travel. Run it with `make bench`; it writes _build/bench.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+
+from datafree import bn, data, models, quantize
+from datafree.compute import autocast, bf16_pays
+from datafree.papers import knowledge_within as kw
+from datafree.paths import BUILD, write_atomically
+from datafree.records import provenance
+
+PEERS = {"resnet20": {"ZeroQ": 2.20, "DeepInversion": 2.29}, "resnet44": {"ZeroQ": 2.30, "DeepInversion": 2.25}}
+"""Seconds a step over the same floor, measured elsewhere with one thread, float32, default layout."""
+
+
+def in_turns(ours: Callable, reference: Callable, repeats: int) -> dict:
+    """Median seconds of both, their ratio, and the spread of the ratios of neighbouring runs."""
+    ours(), reference()
+    pairs = []
+    for _ in range(repeats):
+        times = []
+        for function in (ours, reference):
+            start = time.perf_counter()
+            function()
+            times.append(time.perf_counter() - start)
+        pairs.append(times)
+    a, b = (statistics.median(p[i] for p in pairs) for i in (0, 1))
+    ratios = sorted(x / y for x, y in pairs)
+    quartiles = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else [ratios[0]] * 3
+    return {"ours": a, "reference": b, "ratio": a / b, "unit": "s", "repeats": repeats, "spread": quartiles[2] - quartiles[0]}
+
+
+class Setting:
+    """One network with images, and the three ways to spend a step on it."""
+
+    def __init__(self, name: str, batch: int, bf16: bool, layout=torch.channels_last):
+        self.bf16 = bf16
+        self.net = models.build(name).eval().requires_grad_(False).to(memory_format=layout)
+        self.x = torch.rand(batch, 3, 32, 32).contiguous(memory_format=layout).requires_grad_()
+        self.reference = bn.stored(self.net)
+        precision = "bf16" if bf16 else "float32"
+        config = kw.SynthesisConfig(batch=batch, steps=10**6, copies=1, precision=precision)
+        self.algorithm = kw.Algorithm1(self.net, config)
+
+    def floor(self) -> None:
+        """Forward and backward to the input: no synthesis by gradients can be cheaper than a form of it."""
+        with autocast(self.bf16):
+            y = self.net(self.x)
+        torch.autograd.grad(y.float().sum(), self.x)
+
+    def hooks(self) -> None:
+        """The usual implementation: mean and variance of each BatchNorm input in forward hooks."""
+        moments = []
+        handles = [
+            layer.register_forward_pre_hook(
+                lambda m, args: moments.append((args[0].float().mean((0, 2, 3)), args[0].float().var((0, 2, 3), unbiased=False)))
+            )
+            for _, layer in bn.layers(self.net)
+        ]
+        with autocast(self.bf16):
+            self.net(self.x)
+        torch.autograd.grad(bn.mean_divergence(moments, self.reference), self.x)
+        for handle in handles:
+            handle.remove()
+
+    def step(self) -> None:
+        """A whole step of algorithm 1: clip, augment, forward, compare, backward, Adam."""
+        with bn.capture(self.net) as seen:
+            self.algorithm.step(seen)
+
+
+def synthesis(repeats: int, batch: int) -> list[dict]:
+    rows = []
+    for name in ("resnet20", "resnet44"):
+        for bf16 in (False, True) if bf16_pays() else (False,):
+            setting, precision = Setting(name, batch, bf16), "bf16" if bf16 else "float32"
+            label = f"{name}, batch {batch}, {precision}"
+            rows.append({"name": f"synthesis step / floor ({label})"} | in_turns(setting.step, setting.floor, repeats))
+            rows[-1]["peers"] = {} if bf16 else PEERS[name]
+            if name == "resnet20":
+                rows.append({"name": f"synthesis step / step with hooks ({label})"} | in_turns(setting.step, setting.hooks, repeats))
+    if bf16_pays():
+        half, full = Setting("resnet20", batch, True), Setting("resnet20", batch, False)
+        rows.append({"name": f"synthesis step in bf16 / in float32 (resnet20, batch {batch})"} | in_turns(half.step, full.step, repeats))
+    return rows
+
+
+def moments(repeats: int) -> list[dict]:
+    z = torch.randn(128, 16, 32, 32).contiguous(memory_format=torch.channels_last).requires_grad_()
+    one, zero = torch.ones(1, 16, 1, 1), torch.zeros(1, 16, 1, 1)
+    g = torch.randn_like(z)
+
+    def ours():
+        y, mu, var = bn._BatchNormWithMoments.apply(z, one, zero)
+        torch.autograd.grad((y * g).sum() + mu.sum() + var.sum(), z)
+
+    def naive():
+        y = torch.nn.functional.batch_norm(z, zero.flatten(), one.flatten())
+        var, mu = torch.var_mean(z, (0, 2, 3))
+        torch.autograd.grad((y * g).sum() + mu.sum() + var.sum(), z)
+
+    return [{"name": "BatchNorm with moments / BatchNorm and var_mean (128 x 16 x 32 x 32)"} | in_turns(ours, naive, repeats)]
+
+
+def calibration(repeats: int) -> list[dict]:
+    net, pool = models.build("resnet20").eval(), data.generated(torch.rand(256, 3, 32, 32), "x")
+    widths = [(8, 8), (4, 8), (4, 4), (2, 4)]
+    config = kw.KnowledgeWithin(steps=1, batch=128)
+    student = quantize.quantized(net, 8, 8)
+
+    def ours():
+        kw.calibrate(student, pool, config)
+        for w, a in widths:
+            quantize.set_bits(student, w, a)
+
+    def naive():
+        for w, a in widths:
+            kw.calibrate(quantize.quantized(net, w, a), pool, config)
+
+    ours()
+    x = pool.floats()[:128]
+
+    @torch.no_grad()
+    def live():
+        for _ in range(4):
+            student(x)
+
+    @torch.no_grad()
+    def baked():
+        with quantize.baked(student):
+            for _ in range(4):
+                student(x)
+
+    return [
+        {"name": "ranges for four widths from one pass / one pass a width"} | in_turns(ours, naive, repeats),
+        {"name": "evaluation with weights rounded once / in every pass (4 batches of 128)"} | in_turns(baked, live, repeats),
+    ]
+
+
+def images(repeats: int) -> list[dict]:
+    x, generator = torch.randint(0, 256, (256, 3, 32, 32), dtype=torch.uint8), torch.Generator().manual_seed(0)
+
+    def one_by_one():
+        for image in x:
+            data.augment(image[None].float(), generator)
+
+    return [
+        {"name": "crop and mirror of 256 images at once / one by one"}
+        | in_turns(lambda: data.augment(x.float(), generator), one_by_one, repeats)
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--threads", type=int, default=1, help="1 as for the peers' figures")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    rows = synthesis(options.repeats, options.batch)
+    for part in (moments, calibration, images):
+        rows += part(options.repeats)
+    machine = provenance() | {"threads": options.threads}
+    for row in rows:
+        row["machine"] = machine["machine"]
+        peers = "".join(f"; {peer} {value}" for peer, value in row.get("peers", {}).items())
+        print(f"{row['ratio']:6.2f} ± {row['spread']:.2f}  {row['name']}{peers}")
+    path = write_atomically(BUILD / "bench.json", lambda p: p.write_text(json.dumps(rows, indent=1) + "\n"))
+    print(f"written: {path.relative_to(BUILD.parent)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -38,7 +38,14 @@ def in_turns(ours: Callable, reference: Callable, repeats: int) -> dict:
     a, b = (statistics.median(p[i] for p in pairs) for i in (0, 1))
     ratios = sorted(x / y for x, y in pairs)
     quartiles = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else [ratios[0]] * 3
-    return {"ours": a, "reference": b, "ratio": a / b, "unit": "s", "repeats": repeats, "spread": quartiles[2] - quartiles[0]}
+    return {
+        "ours": a,
+        "reference": b,
+        "ratio": a / b,
+        "unit": "s",
+        "repeats": repeats,
+        "spread": quartiles[2] - quartiles[0],
+    }
 
 
 class Setting:
@@ -64,7 +71,9 @@ class Setting:
         moments = []
         handles = [
             layer.register_forward_pre_hook(
-                lambda m, args: moments.append((args[0].float().mean((0, 2, 3)), args[0].float().var((0, 2, 3), unbiased=False)))
+                lambda m, args: moments.append(
+                    (args[0].float().mean((0, 2, 3)), args[0].float().var((0, 2, 3), unbiased=False))
+                )
             )
             for _, layer in bn.layers(self.net)
         ]
@@ -89,10 +98,16 @@ def synthesis(repeats: int, batch: int) -> list[dict]:
             rows.append({"name": f"synthesis step / floor ({label})"} | in_turns(setting.step, setting.floor, repeats))
             rows[-1]["peers"] = {} if bf16 else PEERS[name]
             if name == "resnet20":
-                rows.append({"name": f"synthesis step / step with hooks ({label})"} | in_turns(setting.step, setting.hooks, repeats))
+                rows.append(
+                    {"name": f"synthesis step / step with hooks ({label})"}
+                    | in_turns(setting.step, setting.hooks, repeats)
+                )
     if bf16_pays():
         half, full = Setting("resnet20", batch, True), Setting("resnet20", batch, False)
-        rows.append({"name": f"synthesis step in bf16 / in float32 (resnet20, batch {batch})"} | in_turns(half.step, full.step, repeats))
+        rows.append(
+            {"name": f"synthesis step in bf16 / in float32 (resnet20, batch {batch})"}
+            | in_turns(half.step, full.step, repeats)
+        )
     return rows
 
 
@@ -110,7 +125,10 @@ def moments(repeats: int) -> list[dict]:
         var, mu = torch.var_mean(z, (0, 2, 3))
         torch.autograd.grad((y * g).sum() + mu.sum() + var.sum(), z)
 
-    return [{"name": "BatchNorm with moments / BatchNorm and var_mean (128 x 16 x 32 x 32)"} | in_turns(ours, naive, repeats)]
+    return [
+        {"name": "BatchNorm with moments / BatchNorm and var_mean (128 x 16 x 32 x 32)"}
+        | in_turns(ours, naive, repeats)
+    ]
 
 
 def calibration(repeats: int) -> list[dict]:
@@ -144,7 +162,8 @@ def calibration(repeats: int) -> list[dict]:
 
     return [
         {"name": "ranges for four widths from one pass / one pass a width"} | in_turns(ours, naive, repeats),
-        {"name": "evaluation with weights rounded once / in every pass (4 batches of 128)"} | in_turns(baked, live, repeats),
+        {"name": "evaluation with weights rounded once / in every pass (4 batches of 128)"}
+        | in_turns(baked, live, repeats),
     ]
 
 

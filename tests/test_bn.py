@@ -23,7 +23,9 @@ def test_divergence_is_torchs_kl_in_both_directions(a, b, c, d):
     mu_hat, var_hat, mu, var = doubles(a, b, c, d)
     measured, stored = Normal(mu_hat, (var_hat + 1e-8).sqrt()), Normal(mu, var.sqrt())
     torch.testing.assert_close(bn.bns_divergence(mu_hat, var_hat, mu, var), kl_divergence(measured, stored))
-    torch.testing.assert_close(bn.bns_divergence(mu_hat, var_hat, mu, var, reverse=True), kl_divergence(stored, measured))
+    torch.testing.assert_close(
+        bn.bns_divergence(mu_hat, var_hat, mu, var, reverse=True), kl_divergence(stored, measured)
+    )
 
 
 @given(number, positive, number, positive)

@@ -140,7 +140,8 @@ def test_input_pair_adds_the_normalisation(net):
 
 def test_bf16_synthesis_reaches_the_level_of_float32(net):
     levels = [
-        bn.j_kl(net, data.generated(synthesize(net, steps=60, batch=16, precision=p).images, p)) for p in ("float32", "bf16")
+        bn.j_kl(net, data.generated(synthesize(net, steps=60, batch=16, precision=p).images, p))
+        for p in ("float32", "bf16")
     ]
     assert levels[1] == pytest.approx(levels[0], rel=0.35, abs=0.01)
 
@@ -156,7 +157,9 @@ def test_nan_stops_with_a_sentence(net):
 
 
 def test_networks_that_cannot_be_used():
-    plain = nn.Sequential(models.Normalize(), nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10))
+    plain = nn.Sequential(
+        models.Normalize(), nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10)
+    )
     with pytest.raises(DataFreeError, match="no BatchNorm"):
         synthesize(plain)
     with pytest.raises(DataFreeError, match="no datafree.models.Normalize"):
@@ -224,7 +227,9 @@ def test_calibration_finds_the_ranges_of_its_pool(net):
 
 def test_compress_end_to_end(net):
     before = models.state_hash(net)
-    settings_ = datafree.KnowledgeWithin(images=8, steps=2, batch=16, synthesis_steps=2, copies=1, weight_bits=8, act_bits=8)
+    settings_ = datafree.KnowledgeWithin(
+        images=8, steps=2, batch=16, synthesis_steps=2, copies=1, weight_bits=8, act_bits=8
+    )
     result = datafree.compress(net, settings_, shape=(3, 32, 32))
     assert models.state_hash(net) == before
     assert result.report["images"] == "BNS" and result.report["bytes"] < 0.5 * result.report["bytes_float"]

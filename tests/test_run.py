@@ -118,9 +118,9 @@ def test_a_good_run_leaves_notebook_and_record_and_nothing_else(notebooks, tmp_p
     stale = tmp_path / "out" / ".x-draft-old"
     stale.mkdir(parents=True)
     (stale / "x.ipynb").write_text("left by a killed run")
-    out, record = run.run_notebook(NAME, "smoke", 3, {"images": "7"}, **places(tmp_path))
-    assert json.loads(record.read_text()) == {"notebook": NAME, "seed": 3, "images": 7}
-    assert "seed 3 images 7" in nbformat.read(out, 4).cells[-1].outputs[0].text
+    out, record = run.run_notebook(NAME, "smoke", 3, {"images": "17"}, **places(tmp_path))
+    assert json.loads(record.read_text()) == {"notebook": NAME, "seed": 3, "images": 17}
+    assert "seed 3 images 17" in nbformat.read(out, 4).cells[-1].outputs[0].text
     assert left_in(tmp_path) == {"x.ipynb", "x.json"}
 
 

@@ -8,8 +8,8 @@ from torch import nn
 
 from . import data, models
 from .errors import DataFreeError
-from .params import KWCalibration, Strict, triple
 from .papers.knowledge_within import SCHEMES, SynthesisConfig, image_set, normalisation
+from .params import KWCalibration, Strict, triple
 from .paths import BUILD
 
 SOURCES = {"real": "real", "bns": "BNS", "bns_inception": "BNS + I", "inception": "I", "gaussian": "G"}

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
 from . import cli_build, cli_ledger, cli_methods
 from .errors import DataFreeError
-
 from .params import build
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -26,14 +25,14 @@ def train(
     model: str,
     out: Annotated[Path, typer.Option(help="the .safetensors file to write; its record goes beside it")],
     data: Annotated[str, typer.Option(help="data set name or folder:PATH")] = "cifar10",
-    root: Annotated[Optional[str], typer.Option(help="where torchvision's data sets lie")] = None,
+    root: Annotated[str | None, typer.Option(help="where torchvision's data sets lie")] = None,
     epochs: int = 30,
     batch: int = 128,
     rate: float = 0.2,
     decay: float = 5e-4,
     warmup: float = 0.15,
     seed: int = 0,
-    threads: Annotated[Optional[int], typer.Option(help="CPU threads; default: torch's own choice")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads; default: torch's own choice")] = None,
 ):
     """Train a network and write its weights and record; an interrupted run goes on where it stopped."""
     import torch

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -35,8 +37,8 @@ def run(
     """Execute one notebook with checked parameters; write it and its record, or nothing."""
     from .run import run_notebook
 
-    signal.signal(signal.SIGTERM, _interrupt)
-    paths = run_notebook(notebook, profile, seed, overrides(parameter or []), out, record, timeout, bar)
+    with interruptible():
+        paths = run_notebook(notebook, profile, seed, overrides(parameter or []), out, record, timeout, bar)
     typer.echo("\n".join(str(path) for path in paths))
 
 
@@ -53,8 +55,15 @@ def overrides(pairs: list[str]) -> dict[str, str]:
     return values
 
 
-def _interrupt(*_) -> None:
-    raise KeyboardInterrupt
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Ctrl-C and `kill` alike: clean up, say how to go on, exit with 130."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo("datafree: interrupted; run the same command again to go on.", err=True)
+        raise typer.Exit(130) from None
 
 
 def build(
@@ -65,8 +74,8 @@ def build(
     """Bring the book (or a part of it) up to date: only what changed is made again."""
     from . import book
 
-    signal.signal(signal.SIGTERM, _interrupt)
-    book.build(goal, profile, cores)
+    with interruptible():
+        book.build(goal, profile, cores)
     if goal == "book":
         typer.echo(f"The book is ready: {book.HTML / 'index.html'}")
 

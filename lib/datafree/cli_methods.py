@@ -81,7 +81,9 @@ def compress(
     write_atomically(out, lambda p: save_file(state, p))
     report = result.report | {"model": model}
     write_atomically(out.with_suffix(".json"), lambda p: p.write_text(json.dumps(report, indent=1) + "\n"))
-    typer.echo(f"{model}: {report['bytes_float']:.0f} -> {report['bytes']:.0f} bytes in {report['seconds']:.0f} s -> {out}")
+    typer.echo(
+        f"{model}: {report['bytes_float']:.0f} -> {report['bytes']:.0f} bytes in {report['seconds']:.0f} s -> {out}"
+    )
 
 
 def evaluate(
@@ -89,7 +91,9 @@ def evaluate(
     weights: Weights = None,
     mean: Mean = "",
     std: Std = "",
-    report: Annotated[Path | None, typer.Option(help="the .json of `datafree compress`, where --weights is its output")] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="the .json of `datafree compress`, where --weights is its output")
+    ] = None,
     data: Data = "cifar10-stub",
     root: Root = None,
 ):
@@ -99,7 +103,9 @@ def evaluate(
 
     network = _compressed(model, weights, report) if report else _network(model, weights, mean, std)
     test = images.load(data, "test", root=root)
-    typer.echo(f"{model}: top-1 {measure.top1(network, test):.2f} %, top-5 {measure.top5(network, test):.2f} % on {len(test)} images")
+    typer.echo(
+        f"{model}: top-1 {measure.top1(network, test):.2f} %, top-5 {measure.top5(network, test):.2f} % on {len(test)} images"
+    )
 
 
 def _compressed(model: str, weights: Path | None, report: Path):
@@ -109,13 +115,19 @@ def _compressed(model: str, weights: Path | None, report: Path):
     from . import models, quantize
 
     if weights is None or not report.is_file():
-        raise datafree.DataFreeError("give --weights OUT.safetensors together with --report OUT.json, as `datafree compress` wrote them.")
+        raise datafree.DataFreeError(
+            "give --weights OUT.safetensors together with --report OUT.json, as `datafree compress` wrote them."
+        )
     try:
         config = json.loads(report.read_text())["config"]
     except (ValueError, KeyError, TypeError):
         raise datafree.DataFreeError(f"'{report}' is not a report of `datafree compress`.") from None
     config = build(datafree.KnowledgeWithin, config, f"'{report}'")
     student = quantize.quantized(
-        models.build(model), config.weight_bits, config.act_bits, edge_bits=config.edge_bits, per_channel=config.per_channel
+        models.build(model),
+        config.weight_bits,
+        config.act_bits,
+        edge_bits=config.edge_bits,
+        per_channel=config.per_channel,
     )
     return models.load_state(student, models.read_state(weights), f"'{weights}'").eval()

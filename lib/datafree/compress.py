@@ -33,9 +33,13 @@ def preflight(model: nn.Module, config: Strict) -> None:
         raise DataFreeError(f"compress got a {type(config).__name__}; give one of the configurations {known}.")
     if not isinstance(model, nn.Module):
         raise DataFreeError(f"compress got a {type(model).__name__} as model; give a torch.nn.Module.")
-    unsupported = [n for n, m in model.named_modules() if isinstance(m, nn.ConvTranspose2d | nn.Conv1d | nn.Conv3d | nn.RNNBase)]
+    unsupported = [
+        n for n, m in model.named_modules() if isinstance(m, nn.ConvTranspose2d | nn.Conv1d | nn.Conv3d | nn.RNNBase)
+    ]
     if unsupported:
-        raise DataFreeError(f"layer '{unsupported[0]}' is of a kind that is not supported; convolutions must be Conv2d.")
+        raise DataFreeError(
+            f"layer '{unsupported[0]}' is of a kind that is not supported; convolutions must be Conv2d."
+        )
 
 
 def compress(model: nn.Module, config: Strict, images: ImageSet | None = None, shape=(3, 32, 32)) -> Result:

@@ -15,7 +15,7 @@ from PIL import Image, UnidentifiedImageError
 from .errors import DataFreeError
 from .paths import stub_path, verified
 
-CIFAR10_CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()
+CIFAR10_CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 TORCHVISION_SETS = ("cifar10", "cifar100", "mnist", "svhn", "stl10", "voc2012", "imagenet")
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 
@@ -73,8 +73,15 @@ def generated(images: torch.Tensor, name: str, labels: torch.Tensor | None = Non
 
 def _stub(split: str) -> ImageSet:
     folder = "cifar10"
-    sheet = verified(stub_path(f"{folder}/{split}.webp", missing=f"the embedded CIFAR-10 subset has no split '{split}'; use 'test' or 'train'"))
-    listing = json.loads(verified(stub_path(f"{folder}/{split}.json", missing="the labels of the stub are missing")).read_text())
+    sheet = verified(
+        stub_path(
+            f"{folder}/{split}.webp",
+            missing=f"the embedded CIFAR-10 subset has no split '{split}'; use 'test' or 'train'",
+        )
+    )
+    listing = json.loads(
+        verified(stub_path(f"{folder}/{split}.json", missing="the labels of the stub are missing")).read_text()
+    )
     labels = torch.tensor(listing["labels"])
     columns, size = listing["columns"], listing["size"]
     picture = torch.from_numpy(np.array(Image.open(sheet).convert("RGB")))
@@ -103,12 +110,19 @@ def _centre_crop(image: Image.Image, size: int) -> Image.Image:
 
 def _folder(root: Path, split: str, size: int | None) -> ImageSet:
     """ROOT/[SPLIT/]CLASS/IMAGE, classes in sorted order."""
-    expected = f"expected '{root}/CLASS/IMAGE' or '{root}/{split}/CLASS/IMAGE' with {', '.join(sorted(IMAGE_SUFFIXES))} files"
+    expected = (
+        f"expected '{root}/CLASS/IMAGE' or '{root}/{split}/CLASS/IMAGE' with {', '.join(sorted(IMAGE_SUFFIXES))} files"
+    )
     if not root.is_dir():
         raise DataFreeError(f"data folder '{root}' does not exist; {expected}.")
     base = root / split if (root / split).is_dir() else root
     classes = sorted(p.name for p in base.iterdir() if p.is_dir() and not p.name.startswith("."))
-    files = [(p, k) for k, c in enumerate(classes) for p in sorted((base / c).iterdir()) if p.suffix.lower() in IMAGE_SUFFIXES]
+    files = [
+        (p, k)
+        for k, c in enumerate(classes)
+        for p in sorted((base / c).iterdir())
+        if p.suffix.lower() in IMAGE_SUFFIXES
+    ]
     if not files:
         raise DataFreeError(f"data folder '{base}' holds no class folders with images; {expected}.")
     arrays = [_read_image(path, size) for path, _ in files]
@@ -144,7 +158,9 @@ def _torchvision_set(name: str, split: str, root: Path | None, download: bool):
         ) from None
 
 
-def load(name: str, split: str = "test", *, root: str | Path | None = None, download: bool = False, size: int | None = None) -> ImageSet:
+def load(
+    name: str, split: str = "test", *, root: str | Path | None = None, download: bool = False, size: int | None = None
+) -> ImageSet:
     """Images by name.
 
     Args:
@@ -161,8 +177,12 @@ def load(name: str, split: str = "test", *, root: str | Path | None = None, down
     if name.startswith("folder:"):
         return _folder(Path(name.removeprefix("folder:")), split, size)
     if name in TORCHVISION_SETS:
-        return _from_torchvision(_torchvision_set(name, split, Path(root) if root else None, download), f"{name}/{split}", size or 32)
-    raise DataFreeError(f"data set '{name}' is not known; use 'cifar10-stub', 'folder:PATH' or one of {', '.join(TORCHVISION_SETS)}.")
+        return _from_torchvision(
+            _torchvision_set(name, split, Path(root) if root else None, download), f"{name}/{split}", size or 32
+        )
+    raise DataFreeError(
+        f"data set '{name}' is not known; use 'cifar10-stub', 'folder:PATH' or one of {', '.join(TORCHVISION_SETS)}."
+    )
 
 
 def _from_torchvision(dataset, name: str, size: int) -> ImageSet:
@@ -170,7 +190,11 @@ def _from_torchvision(dataset, name: str, size: int) -> ImageSet:
     for image, label in dataset:
         image = image.convert("RGB")
         if image.size != (size, size):
-            image = image.resize((size, size), Image.Resampling.BILINEAR) if max(image.size) <= 96 else _centre_crop(image, size)
+            image = (
+                image.resize((size, size), Image.Resampling.BILINEAR)
+                if max(image.size) <= 96
+                else _centre_crop(image, size)
+            )
         images.append(np.asarray(image))
         labels.append(label if isinstance(label, int) else -1)
     pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
@@ -205,5 +229,6 @@ def write_stub(source: ImageSet, split: str, per_class: int, columns: int = 50) 
     folder = STUBS / "cifar10"
     write_atomically(folder / f"{split}.json", lambda p: p.write_text(json.dumps(listing)))
     return write_atomically(
-        folder / f"{split}.webp", lambda p: Image.fromarray(sheet.numpy()).save(p, lossless=True, quality=100, method=6, exact=True)
+        folder / f"{split}.webp",
+        lambda p: Image.fromarray(sheet.numpy()).save(p, lossless=True, quality=100, method=6, exact=True),
     )

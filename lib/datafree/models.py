@@ -252,7 +252,9 @@ def load(name: str, weights: str | Path | None = None, *, sha256: str | None = N
     """
     if weights is None:
         build(name)  # an unknown name is the more useful complaint
-        path = stub_path(f"models/{name}.safetensors", missing=f"model '{name}' has no embedded weights; give weights=PATH")
+        path = stub_path(
+            f"models/{name}.safetensors", missing=f"model '{name}' has no embedded weights; give weights=PATH"
+        )
         verified(path)
     else:
         path = Path(weights)
@@ -277,5 +279,7 @@ def state_hash(model: nn.Module) -> str:
     digest = hashlib.sha256()
     for key, value in sorted(model.state_dict().items()):
         digest.update(key.encode())
-        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes() if value.numel() else b"")
+        digest.update(
+            value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes() if value.numel() else b""
+        )
     return digest.hexdigest()

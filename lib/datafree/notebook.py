@@ -36,7 +36,9 @@ def show_table(rows: Sequence[Mapping], caption: str) -> None:
     """A table with the keys of the first row as heads; lists are shown as mean and standard deviation."""
     heads = list(rows[0])
     head = "".join(f"<th scope='col'>{html.escape(h)}</th>" for h in heads)
-    body = "".join("<tr>" + "".join(f"<td>{html.escape(cell(row.get(h)))}</td>" for h in heads) + "</tr>" for row in rows)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{html.escape(cell(row.get(h)))}</td>" for h in heads) + "</tr>" for row in rows
+    )
     table = f"<table class='table'><caption>{html.escape(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
     plain = "\n".join(" | ".join(cell(row.get(h)) for h in heads) for row in rows)
     display({"text/html": table, "text/plain": f"{caption}\n{plain}"}, raw=True)

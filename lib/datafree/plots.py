@@ -77,7 +77,9 @@ def curves(
     return figure
 
 
-def by_source(table: Mapping[str, Mapping[str, Sequence[float]]], *, ylabel: str, reference: float | None = None) -> plt.Figure:
+def by_source(
+    table: Mapping[str, Mapping[str, Sequence[float]]], *, ylabel: str, reference: float | None = None
+) -> plt.Figure:
     """Every point over seeds, and their mean, for each setting (a panel) and source of images (a column)."""
     figure, axes = plt.subplots(1, len(table), figsize=(2.1 * len(table) + 0.8, 3.2), squeeze=False)
     for axis, (setting, sources) in zip(axes[0], table.items()):

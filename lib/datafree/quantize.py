@@ -126,7 +126,9 @@ class QuantizedLayer(nn.Module):
             self.observe(x, self.observing)
             return self.inner(x)
         if not self.batches:
-            raise DataFreeError("a quantised layer was run before its input range was measured; call quantize.calibrate first.")
+            raise DataFreeError(
+                "a quantised layer was run before its input range was measured; call quantize.calibrate first."
+            )
         x = self.quantize_input(x)
         weight = quantize_weight(self.inner.weight, self.weight_bits, self.per_channel)
         if isinstance(self.inner, nn.Linear):
@@ -158,7 +160,9 @@ def quantized(
         edge_bits: width of weights and inputs of the first and the last layer; None: as all others.
         per_channel: one weight range an output channel, else one a tensor.
     """
-    _check_bits(weight_bits=weight_bits, act_bits=act_bits, **({"edge_bits": edge_bits} if edge_bits is not None else {}))
+    _check_bits(
+        weight_bits=weight_bits, act_bits=act_bits, **({"edge_bits": edge_bits} if edge_bits is not None else {})
+    )
     student = copy.deepcopy(model).eval()
     names = [n for n, m in student.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
     if not names:

@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -148,7 +149,7 @@ def scratch(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         for stale in path.parent.glob(prefix + "*"):
-            stale.unlink(missing_ok=True)
+            shutil.rmtree(stale)
         folder = tempfile.mkdtemp(prefix=prefix, dir=path.parent)
     except OSError as error:
         raise _unwritable(path, error) from None
@@ -156,9 +157,7 @@ def scratch(path: Path) -> Iterator[Path]:
     try:
         yield draft
     finally:
-        for left in Path(folder).iterdir():
-            left.unlink()
-        os.rmdir(folder)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _unwritable(path: Path, error: OSError) -> DataFreeError:

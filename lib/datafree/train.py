@@ -144,7 +144,9 @@ class Trainer:
             return
         state = torch.load(self.resume, weights_only=True)
         if state["config"] != self.config.model_dump():
-            raise DataFreeError(f"'{self.resume}' belongs to a run with other parameters; delete it or use another --out.")
+            raise DataFreeError(
+                f"'{self.resume}' belongs to a run with other parameters; delete it or use another --out."
+            )
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.generator.set_state(state["generator"])

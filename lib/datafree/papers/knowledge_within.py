@@ -26,7 +26,15 @@ from ..errors import DataFreeError
 from ..params import Strict
 from ..paths import write_atomically
 
-__all__ = ["KnowledgeWithin", "SynthesisConfig", "bns_divergence", "calibrate", "image_set", "mean_divergence", "synthesize"]
+__all__ = [
+    "KnowledgeWithin",
+    "SynthesisConfig",
+    "bns_divergence",
+    "calibrate",
+    "image_set",
+    "mean_divergence",
+    "synthesize",
+]
 
 Scheme = Literal["gaussian", "inception", "bns", "bns_inception"]
 SCHEMES: dict[str, str] = {"gaussian": "G", "inception": "I", "bns": "BNS", "bns_inception": "BNS + I"}
@@ -49,15 +57,23 @@ class SynthesisConfig(Strict):
     temperature: float = Field(100.0, gt=0, description="scale inside the class term's exponential (section 4.1)")
     kernel: int = Field(5, ge=3, le=31, description="side of the smoothing kernel in pixels (T5: 5)")
     sigma: float = Field(1.0, gt=0, description="width of the smoothing kernel in pixels (T5: 0.375 and 1.0)")
-    divergence: Literal["kl", "kl_reverse", "mse"] = Field("kl", description="eq. 1, its other direction (eq. 2), or section 3.3's moments")
-    input_pair: bool = Field(True, description="treat the input normalisation as one more pair of statistics (section 3.3)")
-    precision: Literal["float32", "bf16", "auto"] = Field("auto", description="of the network's passes; auto: bf16 where the CPU has it")
+    divergence: Literal["kl", "kl_reverse", "mse"] = Field(
+        "kl", description="eq. 1, its other direction (eq. 2), or section 3.3's moments"
+    )
+    input_pair: bool = Field(
+        True, description="treat the input normalisation as one more pair of statistics (section 3.3)"
+    )
+    precision: Literal["float32", "bf16", "auto"] = Field(
+        "auto", description="of the network's passes; auto: bf16 where the CPU has it"
+    )
     seed: int = Field(0, ge=0)
 
     @property
     def weights(self) -> tuple[float, float, float]:
         """(alpha, beta, gamma) with zeros where the scheme leaves a term out."""
-        uses = {"gaussian": (0, 0, 0), "inception": (0, 1, 1), "bns": (1, 0, 0), "bns_inception": (1, 1, 1)}[self.scheme]
+        uses = {"gaussian": (0, 0, 0), "inception": (0, 1, 1), "bns": (1, 0, 0), "bns_inception": (1, 1, 1)}[
+            self.scheme
+        ]
         return tuple(w * u for w, u in zip((self.alpha, self.beta, self.gamma), uses))
 
 
@@ -238,7 +254,9 @@ class Algorithm1:
         return Synthesis(self.images.detach().clamp(0, 1), self.targets, self.history)
 
 
-def synthesize(model: nn.Module, config: SynthesisConfig, size: int = 32, classes: int = 10, progress: bool = True) -> Synthesis:
+def synthesize(
+    model: nn.Module, config: SynthesisConfig, size: int = 32, classes: int = 10, progress: bool = True
+) -> Synthesis:
     """One batch of images by the scheme of `config` (The Knowledge Within, algorithm 1).
 
     Args:
@@ -289,7 +307,9 @@ def _read_progress(model, config, path: Path) -> tuple[list, list]:
                 return [], []
             images, labels = file.get_tensor("images"), file.get_tensor("labels")
     except Exception as error:
-        raise DataFreeError(f"generated images '{path}' cannot be read ({error}); delete the file and run again.") from None
+        raise DataFreeError(
+            f"generated images '{path}' cannot be read ({error}); delete the file and run again."
+        ) from None
     images = images.contiguous(memory_format=torch.channels_last)
     return list(images.split(config.batch)), list(labels.split(config.batch))
 
@@ -332,7 +352,9 @@ def compress(model: nn.Module, config: KnowledgeWithin, pool: data.ImageSet | No
     """Quantise `model` and calibrate it on `pool`, or on images that the model's own statistics make."""
     report = {"images": "given"}
     if pool is None:
-        synthesis = SynthesisConfig(scheme=config.scheme, steps=config.synthesis_steps, copies=config.copies, seed=config.seed)
+        synthesis = SynthesisConfig(
+            scheme=config.scheme, steps=config.synthesis_steps, copies=config.copies, seed=config.seed
+        )
         pool = image_set(model, synthesis, config.images)
         report = {"images": SCHEMES[config.scheme]}
     student = quantize.quantized(

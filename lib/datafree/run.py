@@ -145,7 +145,7 @@ def busy_sentence(out: Path, process: str | None) -> str:
 @contextlib.contextmanager
 def scratch(path: Path) -> Iterator[Path]:
     """A temporary name beside `path`, removed at the end; leftovers of killed runs go too."""
-    prefix = f".{path.stem}-draft-"
+    prefix = f".{path.name}-draft-"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         for stale in path.parent.glob(prefix + "*"):

@@ -26,10 +26,21 @@ def attach(app: typer.Typer) -> None:
 
 def _network(model: str, weights: Path | None, mean: str, std: str):
     from . import models
+
+    settings = {name: value for name, text in (("mean", mean), ("std", std)) if (value := _numbers(name, text))}
+    return models.load(model, weights, **settings)
+
+
+def _numbers(name: str, text: str) -> tuple[float, ...] | None:
+    from .errors import DataFreeError
     from .params import triple
 
-    settings = {name: value for name, value in (("mean", triple(mean)), ("std", triple(std))) if value}
-    return models.load(model, weights, **settings)
+    try:
+        return triple(text)
+    except ValueError:
+        raise DataFreeError(
+            f"--{name} got '{text}'; give three numbers, for instance --{name} '0.49 0.48 0.45'."
+        ) from None
 
 
 def synthesize(
@@ -69,8 +80,9 @@ def compress(
 
     import datafree
 
-    from .paths import write_atomically
+    from .paths import weights_name, write_atomically
 
+    weights_name(out)
     values = dict(
         weight_bits=weight_bits, act_bits=act_bits, edge_bits=edge_bits, scheme=scheme, images=images,
         synthesis_steps=synthesis_steps, copies=copies, steps=steps, batch=batch, seed=seed,
@@ -119,7 +131,7 @@ def _compressed(model: str, weights: Path | None, report: Path):
             "give --weights OUT.safetensors together with --report OUT.json, as `datafree compress` wrote them."
         )
     try:
-        config = json.loads(report.read_text())["config"]
+        config = dict(json.loads(report.read_text())["config"])
     except (ValueError, KeyError, TypeError):
         raise datafree.DataFreeError(f"'{report}' is not a report of `datafree compress`.") from None
     config = build(datafree.KnowledgeWithin, config, f"'{report}'")

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from .errors import DataFreeError
 from .paths import stub_path, verified
@@ -96,7 +96,7 @@ def _read_image(path: Path, size: int | None) -> np.ndarray:
         if size and image.size != (size, size):
             image = _centre_crop(image, size)
         return np.asarray(image)
-    except (UnidentifiedImageError, OSError) as error:
+    except Exception as error:  # decoders raise errors of many kinds on damaged files
         raise DataFreeError(f"image '{path}' cannot be read ({error}); remove it or replace it.") from None
 
 
@@ -168,18 +168,21 @@ def load(
         split: 'train' or 'test'.
         root: where torchvision's data sets lie.
         download: let torchvision fetch them.
-        size: resize and centre-crop to size x size; None keeps the files' own size.
+        size: resize and centre-crop to size x size; None keeps the size of a folder's files, and means
+            224 for imagenet and voc2012, 32 for torchvision's other sets.
     """
     if split not in ("train", "test"):
         raise DataFreeError(f"split '{split}' is not known; use 'train' or 'test'.")
+    if size is not None and size < 1:
+        raise DataFreeError(f"size is {size}; give the side of the images in pixels, at least 1.")
     if name == "cifar10-stub":
         return _stub(split)
     if name.startswith("folder:"):
         return _folder(Path(name.removeprefix("folder:")), split, size)
     if name in TORCHVISION_SETS:
-        return _from_torchvision(
-            _torchvision_set(name, split, Path(root) if root else None, download), f"{name}/{split}", size or 32
-        )
+        side = size or (224 if name in ("imagenet", "voc2012") else 32)
+        opened = _torchvision_set(name, split, Path(root) if root else None, download)
+        return _from_torchvision(opened, f"{name}/{split}", side)
     raise DataFreeError(
         f"data set '{name}' is not known; use 'cifar10-stub', 'folder:PATH' or one of {', '.join(TORCHVISION_SETS)}."
     )

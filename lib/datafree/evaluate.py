@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import nn
 
@@ -10,22 +13,34 @@ from .errors import DataFreeError
 from .quantize import QuantizedLayer
 
 
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[nn.Module]:
+    """Evaluation mode within the block; afterwards every module has its own mode again."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        yield model.eval()
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
 @torch.no_grad()
 def outputs(model: nn.Module, images: ImageSet, batch: int = 500) -> torch.Tensor:
     """Logits [N, K] in evaluation mode; the model's mode is put back afterwards."""
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         return torch.cat([model(x) for x, _ in images.batches(batch)])
-    finally:
-        model.train(was_training)
 
 
 def topk(model: nn.Module, images: ImageSet, k: int = 1, batch: int = 500) -> float:
     """Share of images, in percent, whose label is among the k largest outputs."""
     if (images.labels < 0).any():
         raise DataFreeError(f"'{images.name}' has images without labels; accuracy needs labels, agreement does not.")
-    best = outputs(model, images, batch).topk(k, dim=1).indices
+    logits = outputs(model, images, batch)
+    if images.labels.max() >= logits.shape[1]:
+        raise DataFreeError(
+            f"'{images.name}' has {int(images.labels.max()) + 1} classes, the network {logits.shape[1]}; use images of its classes."
+        )
+    best = logits.topk(min(k, logits.shape[1]), dim=1).indices
     return 100 * int((best == images.labels[:, None]).any(1).sum()) / len(images)
 
 
@@ -53,24 +68,22 @@ def count_parameters(model: nn.Module) -> int:
 @torch.no_grad()
 def count_macs(model: nn.Module, shape: tuple[int, int, int] = (3, 32, 32)) -> int:
     """Multiply-accumulates of convolutions and linear layers for one image of `shape`; FLOPs are twice that."""
-    total, handles = 0, []
+    total = 0
 
     def hook(module, _inputs, output):
         nonlocal total
-        if isinstance(module, nn.Conv2d):
-            fan_in = module.weight[0].numel()
-            total += output[0].numel() * fan_in
-        else:
-            total += module.weight.numel()
+        weight = module.inner.weight if isinstance(module, QuantizedLayer) else module.weight
+        total += output.numel() * weight[0].numel()
 
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            handles.append(module.register_forward_hook(hook))
-    was_training = model.training
+    inner = {id(m.inner) for m in model.modules() if isinstance(m, QuantizedLayer)}
+    counted = [
+        m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear | QuantizedLayer) and id(m) not in inner
+    ]
+    handles = [module.register_forward_hook(hook) for module in counted]
     try:
-        model.eval()(torch.zeros(1, *shape))
+        with evaluating(model):
+            model(torch.zeros(1, *shape))
     finally:
-        model.train(was_training)
         for handle in handles:
             handle.remove()
     return total

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from pathlib import Path
 
 import torch
@@ -169,11 +170,16 @@ ARCHITECTURES = {
 """Everything `build` and `load` know. Those with a file in data_stubs/models need no `weights`."""
 
 
-def build(name: str, **settings) -> nn.Module:
-    """A fresh network with random weights."""
+def known(name: str) -> str:
+    """`name`, if it is one of ARCHITECTURES."""
     if name not in ARCHITECTURES:
         raise DataFreeError(f"model '{name}' is not known; choose one of {', '.join(ARCHITECTURES)}.")
-    return ARCHITECTURES[name](**settings)
+    return name
+
+
+def build(name: str, **settings) -> nn.Module:
+    """A fresh network with random weights."""
+    return ARCHITECTURES[known(name)](**settings)
 
 
 def _torch_file(path: Path) -> dict:
@@ -205,7 +211,9 @@ def read_state(path: str | Path) -> dict[str, torch.Tensor]:
             raise DataFreeError(f"weights file '{path}' is not a valid safetensors file ({error}).") from None
     else:
         state = _torch_file(path)
-    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
+    if not isinstance(state, dict) or not all(
+        isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in state.items()
+    ):
         raise DataFreeError(f"weights file '{path}' holds no state dict (names to tensors).")
     return {key.removeprefix("module."): value for key, value in state.items()}
 
@@ -241,6 +249,17 @@ def load_state(model: nn.Module, state: dict[str, torch.Tensor], source: str) ->
     return model
 
 
+def _check_normalisation(settings: dict) -> None:
+    given = [settings[name] for name in ("mean", "std") if settings.get(name) is not None]
+    if not given:
+        return
+    numbers = [float(v) for triple in given for v in triple]
+    if len(given) != 2 or len(numbers) != 6 or not all(map(math.isfinite, numbers)) or min(numbers[3:]) <= 0:
+        raise DataFreeError(
+            "mean and std must be given together, each three numbers (red, green, blue), std above zero."
+        )
+
+
 def load(name: str, weights: str | Path | None = None, *, sha256: str | None = None, **settings) -> nn.Module:
     """A trained network in evaluation mode.
 
@@ -250,22 +269,31 @@ def load(name: str, weights: str | Path | None = None, *, sha256: str | None = N
         sha256: expected checksum of `weights`; the embedded files are always checked.
         settings: `classes`, and `mean` and `std` of the input normalisation.
     """
+    known(name)
+    _check_normalisation(settings)
     if weights is None:
-        build(name)  # an unknown name is the more useful complaint
         path = stub_path(
             f"models/{name}.safetensors", missing=f"model '{name}' has no embedded weights; give weights=PATH"
         )
         verified(path)
     else:
         path = Path(weights)
-        if sha256 and path.is_file():
-            check_sha256(path, sha256)
+    if sha256 and path.is_file():
+        check_sha256(path, sha256)
     state = read_state(path)
-    if "normalize.mean" not in state and weights is not None and "mean" not in settings:
+    carried = {"normalize.mean", "normalize.std"} <= set(state)
+    if not carried and weights is not None and "mean" not in settings:
         raise DataFreeError(
             f"weights '{path}' carry no input normalisation; give mean=(...) and std=(...) as used when it was trained."
         )
-    return load_state(build(name, **settings), state, f"'{path}'").eval()
+    model = build(name, **settings)
+    own = {k: v.clone() for k, v in model.normalize.state_dict().items()} if "mean" in settings else {}
+    load_state(model, state, f"'{path}'")
+    if any(not torch.allclose(v, model.normalize.state_dict()[k]) for k, v in own.items()):
+        raise DataFreeError(
+            f"weights '{path}' carry their own input normalisation, another than mean and std given; leave these out."
+        )
+    return model.eval()
 
 
 def training_record(name: str) -> dict:

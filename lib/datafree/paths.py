@@ -40,7 +40,9 @@ def _verify(path: Path, size: int, mtime: int) -> None:
     expected = _checksums().get(name)
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if expected is None:
-        raise DataFreeError(f"'{name}' is not listed in data_stubs/SHA256SUMS; run 'datafree doctor --seal' if you made it.")
+        raise DataFreeError(
+            f"'{name}' is not listed in data_stubs/SHA256SUMS; run 'datafree doctor --seal' if you made it."
+        )
     if found != expected:
         raise DataFreeError(
             f"'{path}' does not have the SHA-256 of data_stubs/SHA256SUMS: the file is corrupt or was replaced. "
@@ -55,13 +57,34 @@ def verified(path: Path) -> Path:
     return path
 
 
+def _is_sealed(path: Path) -> bool:
+    return path.name not in ("SHA256SUMS", "README.md") and path.suffix != ".resume" and not path.name.startswith(".")
+
+
 def seal() -> Path:
-    """Write data_stubs/SHA256SUMS anew, over every file there but the README and the list itself."""
-    files = sorted(p for p in STUBS.rglob("*") if p.is_file() and p.name not in ("SHA256SUMS", "README.md"))
+    """Write data_stubs/SHA256SUMS anew, over every file there but the README, the list and a training's progress."""
+    files = sorted(p for p in STUBS.rglob("*") if p.is_file() and _is_sealed(p))
     lines = [f"{hashlib.sha256(p.read_bytes()).hexdigest()}  {p.relative_to(STUBS).as_posix()}\n" for p in files]
     _checksums.cache_clear()
     _verify.cache_clear()
     return write_atomically(STUBS / "SHA256SUMS", lambda temporary: temporary.write_text("".join(lines)))
+
+
+def _writing_failed(error: Exception) -> bool:
+    """True for a full disk and the like; safetensors and torch.save have errors of their own for it."""
+    own = (
+        type(error).__name__ == "SafetensorError"
+        or "inline_container" in str(error)
+        or "PytorchStreamWriter" in str(error)
+    )
+    return isinstance(error, OSError) or own
+
+
+def weights_name(path: Path) -> Path:
+    """`path`, if it ends in .safetensors: the record beside it then has another name."""
+    if Path(path).suffix != ".safetensors":
+        raise DataFreeError(f"'{path}' is no name for weights; give one that ends in '.safetensors'.")
+    return Path(path)
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> Path:
@@ -71,15 +94,20 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
     except OSError as error:
-        raise DataFreeError(f"cannot write '{path}' ({error.strerror}); choose a folder that is writable and has room.") from None
+        raise DataFreeError(
+            f"cannot write '{path}' ({error.strerror}); choose a folder that is writable and has room."
+        ) from None
     os.close(handle)
     temporary = Path(name)
     try:
         write(temporary)
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
-    except OSError as error:
-        raise DataFreeError(f"cannot write '{path}' ({error.strerror or error}); free some space or choose another folder.") from None
+    except Exception as error:
+        if not _writing_failed(error):
+            raise
+        reason = getattr(error, "strerror", None) or str(error).split("\n")[0]
+        raise DataFreeError(f"cannot write '{path}' ({reason}); free some space or choose another folder.") from None
     finally:
         temporary.unlink(missing_ok=True)
     return path

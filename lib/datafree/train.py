@@ -18,7 +18,7 @@ from . import data, evaluate, models
 from .compute import autocast, bf16_pays
 from .errors import DataFreeError
 from .params import Strict
-from .paths import write_atomically
+from .paths import weights_name, write_atomically
 
 
 class TrainConfig(Strict):
@@ -41,7 +41,7 @@ def rate_at(step: int, steps: int, peak: float, warmup: float) -> float:
     """Linear warm-up to `peak`, then cosine to zero."""
     start = warmup * steps
     if step < start:
-        return peak * (step + 1) / start
+        return peak * min(1.0, (step + 1) / start)
     return 0.5 * peak * (1 + math.cos(math.pi * (step - start) / max(1.0, steps - start)))
 
 
@@ -73,11 +73,12 @@ class Trainer:
     """One run: `fit` goes on from `resume` if that file is there, and writes it after every epoch."""
 
     def __init__(self, config: TrainConfig, out: Path):
-        self.config, self.out = config, Path(out)
+        self.config, self.out = config, weights_name(out)
         self.resume = self.out.with_suffix(".resume")
+        models.known(config.model)
+        self.train_set, self.test_set = (data.load(config.data, split, root=config.root) for split in ("train", "test"))
+        self._check_sets()
         torch.manual_seed(config.seed)
-        self.train_set = data.load(config.data, "train", root=config.root)
-        self.test_set = data.load(config.data, "test", root=config.root)
         self.model = models.build(config.model, classes=len(self.train_set.classes))
         strided_depthwise_in_float(self.model).to(memory_format=torch.channels_last)
         self.optimizer = torch.optim.SGD(
@@ -85,6 +86,19 @@ class Trainer:
         )
         self.generator = torch.Generator().manual_seed(config.seed)
         self.log: list[dict] = []
+
+    def _check_sets(self) -> None:
+        train_set, test_set = self.train_set, self.test_set
+        if train_set.classes != test_set.classes:
+            raise DataFreeError(
+                f"'{train_set.name}' and '{test_set.name}' differ in their classes; training needs the same in both."
+            )
+        if len(train_set) < self.config.batch:
+            raise DataFreeError(
+                f"'{train_set.name}' has {len(train_set)} images, fewer than one batch of {self.config.batch}."
+            )
+        if (train_set.labels < 0).any():
+            raise DataFreeError(f"'{train_set.name}' has images without labels; a classifier cannot be trained on it.")
 
     def fit(self) -> dict:
         self._load_progress()
@@ -123,13 +137,19 @@ class Trainer:
             logits = self.model(x)
         loss = F.cross_entropy(logits.float(), y)
         if not torch.isfinite(loss):
-            raise DataFreeError("training diverged: the loss is NaN or infinite; use a smaller rate.")
+            self._diverged("the loss is NaN or infinite")
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
         return loss.item(), int((logits.argmax(1) == y).sum())
 
+    def _diverged(self, what: str) -> None:
+        self.resume.unlink(missing_ok=True)  # it leads here again
+        raise DataFreeError(f"training diverged: {what}; use a smaller rate.")
+
     def _save_progress(self) -> None:
+        if not all(torch.isfinite(v).all() for v in self.model.state_dict().values()):
+            self._diverged("the weights are NaN or infinite")
         state = {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -142,7 +162,10 @@ class Trainer:
     def _load_progress(self) -> None:
         if not self.resume.is_file():
             return
-        state = torch.load(self.resume, weights_only=True)
+        try:
+            state = torch.load(self.resume, weights_only=True)
+        except Exception:
+            raise DataFreeError(f"progress file '{self.resume}' cannot be read; delete it to start again.") from None
         if state["config"] != self.config.model_dump():
             raise DataFreeError(
                 f"'{self.resume}' belongs to a run with other parameters; delete it or use another --out."
@@ -160,7 +183,7 @@ class Trainer:
         write_atomically(self.out, lambda p: save_file(state, p))
         record = {
             "command": command(self.config, self.out),
-            "parameters": self.config.model_dump(),
+            "parameters": self.config.model_dump() | {"data": data_name(self.config), "root": None},
             "provenance": provenance(),
             "test_images": len(self.test_set),
             "test_top1": self.log[-1]["test_top1"],
@@ -174,12 +197,16 @@ class Trainer:
         return record
 
 
+def data_name(config: TrainConfig) -> str:
+    """The data set without a machine's paths: folders are named by their last part."""
+    return config.data if not config.data.startswith("folder:") else f"folder:{Path(config.data[7:]).name}"
+
+
 def command(config: TrainConfig, out: Path) -> str:
-    """The command line that repeats a run; folders are named by their last part, no machine's paths."""
-    name = config.data if not config.data.startswith("folder:") else f"folder:{Path(config.data[7:]).name}"
+    """The command line that repeats a run."""
     return (
-        f"datafree train {config.model} --data {name} --epochs {config.epochs} --batch {config.batch} "
-        f"--rate {config.rate:g} --decay {config.decay:g} --seed {config.seed} --out {out.name}"
+        f"datafree train {config.model} --data {data_name(config)} --epochs {config.epochs} --batch {config.batch} "
+        f"--rate {config.rate:g} --decay {config.decay:g} --warmup {config.warmup:g} --seed {config.seed} --out {out.name}"
     )
 
 

@@ -1,0 +1,121 @@
+"""Accuracy, agreement and costs against numbers counted by hand."""
+
+import pytest
+import torch
+from torch import nn
+
+from datafree import data, evaluate, models, quantize
+from datafree.errors import DataFreeError
+
+
+class Table(nn.Module):
+    """Reads the logits of an image from its first pixels."""
+
+    def forward(self, x):
+        return x[:, 0, 0, :6]
+
+
+LOGITS = torch.tensor([[0.9, 0.5, 0.1, 0.2, 0.3, 0.0], [0.1, 0.8, 0.7, 0.6, 0.5, 0.4], [0.6, 0.5, 0.4, 0.3, 0.2, 0.1]])
+
+
+def table(labels, logits=LOGITS):
+    pixels = logits.view(-1, 1, 1, 6).expand(-1, 3, 6, 6).contiguous()
+    return data.ImageSet(pixels, torch.tensor(labels), list("abcdef"), "table")
+
+
+@pytest.mark.parametrize(
+    ("labels", "k", "hits"),
+    [([0, 1, 0], 1, 3), ([0, 2, 5], 1, 1), ([1, 2, 5], 2, 2), ([5, 0, 5], 5, 0), ([5, 0, 5], 6, 3)],
+)
+def test_top_k_is_a_hand_count(labels, k, hits):
+    for batch in (1, 2, 500):
+        assert evaluate.topk(Table(), table(labels), k, batch) == pytest.approx(100 * hits / 3)
+
+
+def test_top5_is_never_below_top1_and_certain_where_there_are_five_classes():
+    images = table([3, 4, 5])
+    assert evaluate.top5(Table(), images) >= evaluate.top1(Table(), images)
+    few = nn.Sequential(Table(), nn.Linear(6, 3))
+    assert evaluate.top5(few, table([0, 1, 2])) == 100
+
+
+def test_agreement_needs_no_labels():
+    images = table([-1, -1, -1])
+    assert evaluate.agreement(Table(), Table(), images) == 100
+    swapped = nn.Sequential(Table(), nn.Linear(6, 6, bias=False))
+    swapped[1].weight.data = torch.eye(6)[[1, 0, 2, 3, 4, 5]]  # classes 0 and 1 change places
+    assert evaluate.agreement(swapped, Table(), images) == 0
+    swapped[1].weight.data = torch.eye(6)[[0, 1, 5, 4, 3, 2]]
+    assert evaluate.agreement(swapped, Table(), images) == 100
+
+
+def test_accuracy_without_labels_is_refused():
+    with pytest.raises(DataFreeError, match="images without labels; accuracy needs labels, agreement does not"):
+        evaluate.top1(Table(), table([0, -1, 2]))
+
+
+def test_labels_beyond_the_outputs_are_refused():
+    with pytest.raises(DataFreeError, match="'table' has 7 classes, the network 6"):
+        evaluate.top1(Table(), table([0, 1, 6]))
+
+
+def test_every_module_keeps_its_mode(tiny):
+    model = tiny().train()
+    model.bn.eval()
+    before = {n: m.training for n, m in model.named_modules()}
+    state = models.state_hash(model)
+    evaluate.outputs(model, data.generated(torch.rand(3, 3, 8, 8), "noise"))
+    evaluate.count_macs(model, (3, 8, 8))
+    with pytest.raises(RuntimeError):
+        evaluate.outputs(model, data.generated(torch.rand(3, 1, 1, 8, 8), "broken"))
+    assert {n: m.training for n, m in model.named_modules()} == before
+    assert models.state_hash(model) == state
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "macs"),
+    [
+        (nn.Conv2d(3, 8, 3, padding=1), (3, 8, 8), 8 * 64 * 27),
+        (nn.Conv2d(3, 8, 3, stride=2, padding=1), (3, 8, 8), 8 * 16 * 27),
+        (nn.Conv2d(8, 8, 3, padding=1, groups=8), (8, 4, 4), 8 * 16 * 9),
+        (nn.Conv2d(8, 12, (1, 3), groups=4), (8, 4, 4), 12 * 4 * 2 * 2 * 3),
+        (nn.Sequential(nn.Flatten(), nn.Linear(12, 5)), (3, 2, 2), 60),
+        (nn.ReLU(), (3, 2, 2), 0),
+    ],
+)
+def test_multiplications_are_counted_as_by_hand(layer, shape, macs):
+    assert evaluate.count_macs(layer, shape) == macs
+
+
+def test_resnet20_has_the_count_everybody_finds():
+    assert evaluate.count_macs(models.build("resnet20")) / 1e6 == pytest.approx(40.55, abs=0.01)
+
+
+def calibrated(model, **bits):
+    student = quantize.quantized(model, **bits)
+    with quantize.observing(student), torch.no_grad():
+        student(torch.rand(4, 3, 8, 8))
+    return student
+
+
+def test_a_quantised_network_does_the_same_multiplications(tiny):
+    model = tiny()
+    student = calibrated(model, weight_bits=4, act_bits=4)
+    expected = 4 * 64 * 27 + 40
+    assert evaluate.count_macs(model, (3, 8, 8)) == evaluate.count_macs(student, (3, 8, 8)) == expected
+    with quantize.observing(student):
+        assert evaluate.count_macs(student, (3, 8, 8)) == expected
+
+
+def test_bytes_count_weights_at_their_width_and_all_else_at_32_bits(tiny):
+    model = tiny()  # 108 + 40 weights; 8 values of BatchNorm and 10 biases
+    assert evaluate.count_parameters(model) == 166
+    assert evaluate.weight_bytes(model) == 166 * 4
+    assert evaluate.weight_bytes(calibrated(model, weight_bits=4, act_bits=8)) == 148 / 2 + 18 * 4
+    assert evaluate.weight_bytes(calibrated(model, weight_bits=2, act_bits=8, edge_bits=8)) == 148 + 18 * 4
+
+
+def test_hooks_are_gone_after_counting(tiny):
+    model = tiny()
+    evaluate.count_macs(model, (3, 8, 8))
+    assert not any(m._forward_hooks for m in model.modules())

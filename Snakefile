@@ -41,7 +41,7 @@ localrules: book, notebooks, images, audit
 
 
 rule book:
-    input: "_build/html/.profile"
+    input: "_build/html/.profile", "_build/ledger.json", "_build/ledger.csv"
 
 
 rule notebooks:
@@ -96,6 +96,7 @@ rule ledger:
         expand("notebooks/{name}.ipynb", name=NOTEBOOKS), sorted(str(p) for p in Path("tests").glob("test_*.py"))
     output:
         json="_build/ledger.json",
+        csv="_build/ledger.csv",
         pages=directory("_build/pages"),
     log: "_build/logs/ledger.log"
     shell:

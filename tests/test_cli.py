@@ -1,0 +1,187 @@
+"""The command line: each command does its work, each mistake is one sentence and exit code 2."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+import typer
+from PIL import Image
+from safetensors.torch import save_file
+
+import datafree
+from datafree import chapters, cli, data, evaluate, models
+
+COMMANDS = sorted(typer.main.get_command(cli.app).commands)
+NETWORK = "mobilenet_v2_small"
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Ten embedded test images a class, as a folder."""
+    images = data.load("cifar10-stub").per_class(10)
+    for i, (x, y) in enumerate(zip(images.pixels, images.labels, strict=True)):
+        place = tmp_path / "pictures" / "test" / images.classes[y]
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(x.permute(1, 2, 0).numpy()).save(place / f"{i:03d}.png")
+    return tmp_path / "pictures"
+
+
+def accuracy(out: str) -> list[float]:
+    return [float(x) for x in re.findall(r"(-?[\d.]+) %", out)]
+
+
+def test_without_arguments_the_commands_are_listed(run_cli):
+    code, out, err = run_cli()
+    assert {"train", "synthesize", "compress", "evaluate", "run", "ledger", "doctor"} <= set(COMMANDS)
+    assert all(name in out + err for name in ("train", "synthesize", "compress", "evaluate", "run", "ledger", "doctor"))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_a_help_text(run_cli, command):
+    code, out, err = run_cli(command, "--help")
+    assert code == 0 and "Usage:" in out and not err
+    assert cli_help(command) in " ".join(out.split())
+
+
+def cli_help(command: str) -> str:
+    """The first words of the command's docstring, which must not be empty."""
+    text = typer.main.get_command(cli.app).commands[command].help
+    assert text
+    return " ".join(text.split()[:4])
+
+
+def test_evaluating_the_embedded_network(run_cli, stubs):
+    code, out, err = run_cli("evaluate", NETWORK)
+    assert code == 0 and "on 2000 images" in out
+    top1, top5 = accuracy(out)
+    assert 85 < top1 < top5 <= 100
+
+
+def test_compressing_and_evaluating_what_came_out(run_cli, stubs, pictures, tmp_path):
+    settings = dict(weight_bits=8, act_bits=8, edge_bits=8, scheme="gaussian", images=64, steps=2, batch=64, copies=1)
+    flags = [part for name, value in settings.items() for part in (f"--{name.replace('_', '-')}", value)]
+    out = tmp_path / "small.safetensors"
+    code, text, err = run_cli("compress", NETWORK, "--out", out, *flags, "--synthesis-steps", 2)
+    assert code == 0, err
+    report = json.loads(out.with_suffix(".json").read_text())
+    assert f"{report['bytes_float']:.0f} -> {report['bytes']:.0f} bytes" in text
+    assert report["bytes_float"] / 4 < report["bytes"] < report["bytes_float"] / 3
+
+    again = ["evaluate", NETWORK, "--weights", out, "--report", out.with_suffix(".json")]
+    code, text, err = run_cli(*again, "--data", f"folder:{pictures}")
+    assert code == 0, err
+    result = datafree.compress(models.load(NETWORK), datafree.KnowledgeWithin(**settings, synthesis_steps=2))
+    expected = evaluate.top1(result.model, data.load(f"folder:{pictures}"))
+    assert accuracy(text)[0] == pytest.approx(expected, abs=1.01)  # one image of 100
+    assert expected > 60
+
+
+def test_synthesized_images_are_kept_and_taken_up_again(run_cli, stubs, tmp_path, monkeypatch):
+    monkeypatch.setattr(chapters, "BUILD", tmp_path)
+    smaller = [
+        f for p in (f"model={NETWORK}", "images=10", "synthesis_batch=10", "synthesis_steps=2") for f in ("-p", p)
+    ]
+    for _ in range(2):
+        code, out, err = run_cli("synthesize", "--scheme", "bns", "--profile", "smoke", *smaller)
+        assert code == 0 and "10 images of scheme BNS ->" in out, err
+        made = list((tmp_path / "images").rglob("*.safetensors"))
+        assert len(made) == 1 and made[0].name in out
+        stamp = made[0].stat().st_mtime_ns
+    assert made[0].stat().st_mtime_ns == stamp
+
+
+def test_training_from_the_command_line(run_cli, tiny, folder, tmp_path):
+    out = tmp_path / "w.safetensors"
+    quick = ["--epochs", 1, "--batch", 8, "--rate", 0.05, "--threads", torch.get_num_threads()]
+    code, text, err = run_cli("train", "tiny", "--data", f"folder:{folder}", "--out", out, *quick)
+    assert code == 0 and "top-1 on 8 test images" in text, err
+    assert out.is_file() and out.with_suffix(".json").is_file()
+
+
+def broken_report(tmp_path, content: str):
+    (tmp_path / "r.json").write_text(content)
+    return ["evaluate", NETWORK, "--weights", tmp_path / "w.safetensors", "--report", tmp_path / "r.json"]
+
+
+MISTAKES = {
+    "unknown network": (lambda t: ["evaluate", "resnet21"], "model 'resnet21' is not known"),
+    "no embedded weights": (lambda t: ["evaluate", "resnet56"], "no embedded weights; give weights=PATH"),
+    "missing weights": (lambda t: ["evaluate", "resnet20", "--weights", t / "no.pt"], "does not exist"),
+    "no normalisation": (lambda t: ["evaluate", "resnet20", "--weights", t / "w.safetensors"], "give mean="),
+    "words for numbers": (lambda t: ["evaluate", "resnet20", "--mean", "a b c"], "--mean got 'a b c'"),
+    "half a normalisation": (lambda t: ["evaluate", "resnet20", "--mean", ".1 .1 .1"], "must be given together"),
+    "two numbers": (lambda t: ["evaluate", "resnet20", "--mean", ".1 .1", "--std", ".1 .1"], "each three numbers"),
+    "unknown data": (lambda t: ["evaluate", NETWORK, "--data", "cifar11"], "data set 'cifar11' is not known"),
+    "missing folder": (lambda t: ["evaluate", NETWORK, "--data", f"folder:{t}/no"], "does not exist; expected"),
+    "no root": (lambda t: ["evaluate", NETWORK, "--data", "cifar10"], "needs root=PATH"),
+    "report alone": (lambda t: ["evaluate", NETWORK, "--report", t / "r.json"], "give --weights OUT.safetensors"),
+    "empty report": (lambda t: broken_report(t, ""), "is not a report of `datafree compress`"),
+    "list as report": (lambda t: broken_report(t, "[1]"), "is not a report of `datafree compress`"),
+    "text as settings": (lambda t: broken_report(t, '{"config": "x"}'), "is not a report of `datafree compress`"),
+    "wrong settings": (lambda t: broken_report(t, '{"config": {"weight_bits": 99}}'), "parameter 'weight_bits'"),
+    "other weights": (lambda t: broken_report(t, '{"config": {}}'), "do not fit SmallMobileNetV2: the file lacks"),
+    "one bit": (lambda t: ["compress", NETWORK, "--out", t / "o.safetensors", "--weight-bits", 1], "greater than"),
+    "unknown scheme": (lambda t: ["compress", NETWORK, "--out", t / "o.safetensors", "--scheme", "x"], "'scheme'"),
+    "ending": (lambda t: ["compress", NETWORK, "--out", t / "o.json"], "ends in '.safetensors'"),
+    "unknown profile": (lambda t: ["synthesize", "--profile", "big"], "profile 'big' is not known"),
+    "unknown source": (
+        lambda t: ["synthesize", "--profile", "smoke", "-p", f"model={NETWORK}", "--scheme", "x"],
+        "'x'",
+    ),
+    "word for steps": (lambda t: ["synthesize", "-p", "synthesis_steps=many"], "parameter 'synthesis_steps'"),
+    "NaN": (lambda t: ["synthesize", "-p", "rate=nan"], "parameter 'rate'"),
+    "no pair": (lambda t: ["synthesize", "-p", "rate"], "write '-p NAME=VALUE'"),
+    "untrained": (lambda t: ["train", "x", "--out", t / "o.safetensors", "--data", "cifar10-stub"], "model 'x' is not"),
+    "no epochs": (lambda t: ["train", "resnet20", "--out", t / "o.safetensors", "--epochs", 0], "parameter 'epochs'"),
+    "unwritable": (lambda t: ["train", "resnet20", "--out", t / "o.pt"], "ends in '.safetensors'"),
+    "unknown notebook": (lambda t: ["run", "99_end"], "there is no notebook '99_end'"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_each_mistake_is_one_sentence(run_cli, stubs, tmp_path, mistake):
+    save_file({"a": torch.zeros(1)}, tmp_path / "w.safetensors")
+    arguments, message = MISTAKES[mistake]
+    before = sorted(tmp_path.iterdir())
+    code, out, err = run_cli(*arguments(tmp_path))
+    assert code == 2 and out == ""
+    assert err.startswith("datafree: ") and message in err
+    assert err.count("\n") == 1 and err.rstrip()[-1] in ".)" and "Traceback" not in err
+    assert set(tmp_path.iterdir()) - set(before) <= {tmp_path / "r.json"}
+
+
+@pytest.mark.parametrize(
+    "arguments", [["evaluate"], ["nothing"], ["compress", NETWORK], ["train", "x", "--out", "o", "--epochs", "x"]]
+)
+def test_wrong_usage_has_exit_code_2(run_cli, arguments):
+    code, _, err = run_cli(*arguments)
+    assert code == 2 and err and "Traceback" not in err
+
+
+def test_an_output_that_cannot_be_written(run_cli, tiny, folder, tmp_path):
+    (tmp_path / "file").write_text("")
+    out = tmp_path / "file" / "w.safetensors"
+    code, _, err = run_cli("train", "tiny", "--data", f"folder:{folder}", "--out", out, "--epochs", 1, "--batch", 8)
+    assert code == 2 and "cannot write" in err.splitlines()[-1]
+
+
+def test_an_interruption_says_how_to_go_on(run_cli, monkeypatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(models, "load", stop)
+    code, _, err = run_cli("evaluate", "resnet20")
+    assert code == 130 and "Traceback" not in err
+
+
+def test_as_a_program():
+    """Once for real: another process, its exit code and its streams."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "datafree.cli", "evaluate", "resnet21"]
+    run = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert run.returncode == 2 and run.stdout == ""
+    assert run.stderr.startswith("datafree: model 'resnet21' is not known") and run.stderr.count("\n") == 1

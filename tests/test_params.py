@@ -82,8 +82,8 @@ def test_no_notebook_is_without_parameters():
         ("steps", "", "'steps'"),
         ("steps", "null", "'steps'"),
         ("steps", "[1]", "'steps'"),
-        ("steps", "0", "greater than or equal to 1"),
-        ("steps", "-5", "greater than or equal to 1"),
+        ("steps", "0", "greater than or equal to [12]"),
+        ("steps", "-5", "greater than or equal to [12]"),
         ("steps", "9" * 5000, "'steps'"),
         ("rate", "nan", "finite"),
         ("rate", ".NaN", "finite"),
@@ -163,7 +163,7 @@ def test_an_empty_profile_is_the_defaults(profiles):
     assert params.resolve("00_start", "mine", seed=1) == params.Start(seed=1, profile="mine")
 
 
-@given(st.integers(1, 100_000), st.floats(1e-9, 10, exclude_min=True))
+@given(st.integers(2, 100_000), st.floats(1e-9, 10, exclude_min=True))
 def test_numbers_survive_as_text(steps, rate):
     config = params.resolve("01_kw_synthesis", "book", {"steps": str(steps), "rate": repr(rate)})
     assert config.steps == steps and config.rate == pytest.approx(rate, rel=1e-12)

@@ -15,6 +15,7 @@ from torch import nn
 
 from .data import ImageSet
 from .errors import DataFreeError
+from .evaluate import evaluating
 
 Moments = tuple[torch.Tensor, torch.Tensor]
 """(mean, variance) per channel."""
@@ -158,18 +159,17 @@ def capture(model: nn.Module) -> Iterator[Captured]:
         return forward
 
     required = [(p, p.requires_grad) for p in model.parameters()]
-    mode = model.training
     try:
-        model.eval().requires_grad_(False)
-        for i, layer in enumerate(found):
-            layer.forward = forward_of(i, layer)
-        yield seen
+        with evaluating(model):
+            model.requires_grad_(False)
+            for i, layer in enumerate(found):
+                layer.forward = forward_of(i, layer)
+            yield seen
     finally:
         for layer in found:
             layer.__dict__.pop("forward", None)
         for parameter, flag in required:
             parameter.requires_grad_(flag)
-        model.train(mode)
 
 
 @torch.no_grad()
@@ -245,17 +245,15 @@ def recalibrate(model: nn.Module, images: ImageSet, batch: int = 256) -> nn.Modu
     """
     found = [layer for _, layer in layers(model)]
     momenta = [layer.momentum for layer in found]
-    mode = model.training
     try:
-        model.eval()
-        for layer in found:
-            layer.reset_running_stats()
-            layer.momentum = None  # cumulative average
-            layer.train()
-        for x, _ in images.batches(batch):
-            model(x)
+        with evaluating(model):
+            for layer in found:
+                layer.reset_running_stats()
+                layer.momentum = None  # cumulative average
+                layer.train()
+            for x, _ in images.batches(batch):
+                model(x)
     finally:
         for layer, momentum in zip(found, momenta):
             layer.momentum = momentum
-        model.train(mode)
     return model

@@ -15,7 +15,7 @@ from .papers import knowledge_within
 from .params import Strict
 
 METHODS = {knowledge_within.KnowledgeWithin: knowledge_within.compress}
-"""Config class -> function (model, config, pool) -> (network, report)."""
+"""Config class -> function (model, config, pool, shape) -> (network, report)."""
 
 
 @dataclass(frozen=True)
@@ -49,15 +49,15 @@ def compress(model: nn.Module, config: Strict, images: ImageSet | None = None, s
         model: a trained network whose first layer normalises its input (datafree.models.Normalize).
         config: e.g. KnowledgeWithin(weight_bits=4, act_bits=4).
         images: use these instead of generated ones.
-        shape: of one image, for the count of operations.
+        shape: of one image: for generation, and for the count of operations.
     Returns:
         `.model`, and `.report` with bits, bytes, MACs (multiply-accumulates, one image), seconds and peak memory.
     """
     preflight(model, config)
-    if images is None:
+    if images is None and getattr(config, "scheme", "") != "gaussian":
         bn.layers(model)  # generation needs BatchNorm: say so now
     start = time.perf_counter()
-    student, report = METHODS[type(config)](model, config, images)
+    student, report = METHODS[type(config)](model, config, images, tuple(shape))
     report |= {
         "method": type(config).__name__,
         "config": config.model_dump(),

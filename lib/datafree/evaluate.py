@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from .compute import autocast
 from .data import ImageSet
 from .errors import DataFreeError
 from .quantize import QuantizedLayer
@@ -25,17 +26,21 @@ def evaluating(model: nn.Module) -> Iterator[nn.Module]:
 
 
 @torch.no_grad()
-def outputs(model: nn.Module, images: ImageSet, batch: int = 500) -> torch.Tensor:
-    """Logits [N, K] in evaluation mode; the model's mode is put back afterwards."""
-    with evaluating(model):
-        return torch.cat([model(x) for x, _ in images.batches(batch)])
+def outputs(model: nn.Module, images: ImageSet, batch: int = 250, bf16: bool = False) -> torch.Tensor:
+    """Logits [N, K] in evaluation mode; the model's mode is put back afterwards.
+
+    Args:
+        bf16: multiply in bfloat16; quantisers still round in float32.
+    """
+    with evaluating(model), autocast(bf16):
+        return torch.cat([model(x).float() for x, _ in images.batches(batch)])
 
 
-def topk(model: nn.Module, images: ImageSet, k: int = 1, batch: int = 500) -> float:
+def topk(model: nn.Module, images: ImageSet, k: int = 1, batch: int = 250, bf16: bool = False) -> float:
     """Share of images, in percent, whose label is among the k largest outputs."""
     if (images.labels < 0).any():
         raise DataFreeError(f"'{images.name}' has images without labels; accuracy needs labels, agreement does not.")
-    logits = outputs(model, images, batch)
+    logits = outputs(model, images, batch, bf16)
     if images.labels.max() >= logits.shape[1]:
         raise DataFreeError(
             f"'{images.name}' has {int(images.labels.max()) + 1} classes, the network {logits.shape[1]}; use images of its classes."
@@ -44,17 +49,17 @@ def topk(model: nn.Module, images: ImageSet, k: int = 1, batch: int = 500) -> fl
     return 100 * int((best == images.labels[:, None]).any(1).sum()) / len(images)
 
 
-def top1(model: nn.Module, images: ImageSet, batch: int = 500) -> float:
+def top1(model: nn.Module, images: ImageSet, batch: int = 250, bf16: bool = False) -> float:
     """Top-1 accuracy in percent."""
-    return topk(model, images, 1, batch)
+    return topk(model, images, 1, batch, bf16)
 
 
-def top5(model: nn.Module, images: ImageSet, batch: int = 500) -> float:
+def top5(model: nn.Module, images: ImageSet, batch: int = 250, bf16: bool = False) -> float:
     """Top-5 accuracy in percent."""
-    return topk(model, images, 5, batch)
+    return topk(model, images, 5, batch, bf16)
 
 
-def agreement(model: nn.Module, reference: nn.Module, images: ImageSet, batch: int = 500) -> float:
+def agreement(model: nn.Module, reference: nn.Module, images: ImageSet, batch: int = 250) -> float:
     """Share of images, in percent, on which both networks choose the same class. Needs no labels."""
     a, b = (outputs(m, images, batch).argmax(1) for m in (model, reference))
     return 100 * int((a == b).sum()) / len(images)

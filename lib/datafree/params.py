@@ -121,7 +121,7 @@ class KWCalibration(Strict):
     copies: int = Field(1, ge=1, le=16, description="augmented copies of each image a step (section 4.1: 4)")
     precision: Precision = "auto"
     seeds: int = Field(5, ge=1, le=100, description="repetitions of each calibration")
-    steps: int = Field(25, ge=1, le=100_000, description="calibration batches (section 4.2: 200)")
+    steps: int = Field(15, ge=1, le=100_000, description="calibration batches (section 4.2: 200)")
     batch: int = Field(128, ge=16, le=4096, description="images a calibration batch (section 4.2: 256)")
     test_images: int = Field(1000, ge=10, le=1_000_000, description="test images to evaluate on, at most")
 

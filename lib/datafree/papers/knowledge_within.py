@@ -23,6 +23,7 @@ from .. import bn, data, models, quantize
 from ..bn import bns_divergence, mean_divergence, moment_mse
 from ..compute import autocast, bf16_pays
 from ..errors import DataFreeError
+from ..evaluate import evaluating
 from ..params import Strict
 from ..paths import write_atomically
 
@@ -348,16 +349,25 @@ def calibrate(student: nn.Module, pool: data.ImageSet, config: KnowledgeWithin) 
     return student
 
 
-def compress(model: nn.Module, config: KnowledgeWithin, pool: data.ImageSet | None = None) -> tuple[nn.Module, dict]:
-    """Quantise `model` and calibrate it on `pool`, or on images that the model's own statistics make."""
+def compress(
+    model: nn.Module, config: KnowledgeWithin, pool: data.ImageSet | None, shape: tuple[int, int, int]
+) -> tuple[nn.Module, dict]:
+    """Quantise `model` and calibrate it on `pool`, or on images of `shape` that the model's own statistics make."""
     report = {"images": "given"}
     if pool is None:
         synthesis = SynthesisConfig(
             scheme=config.scheme, steps=config.synthesis_steps, copies=config.copies, seed=config.seed
         )
-        pool = image_set(model, synthesis, config.images)
+        pool = image_set(model, synthesis, config.images, size=shape[-1], classes=count_classes(model, shape))
         report = {"images": SCHEMES[config.scheme]}
     student = quantize.quantized(
         model, config.weight_bits, config.act_bits, edge_bits=config.edge_bits, per_channel=config.per_channel
     )
     return calibrate(student, pool, config), report
+
+
+@torch.no_grad()
+def count_classes(model: nn.Module, shape: tuple[int, int, int]) -> int:
+    """Number of outputs of the network on one image."""
+    with evaluating(model):
+        return model(torch.zeros(1, *shape)).shape[1]

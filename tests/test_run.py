@@ -115,7 +115,7 @@ def test_a_second_writer_is_refused_and_told_who_is_first(notebooks, no_kernel, 
 
 def test_a_good_run_leaves_notebook_and_record_and_nothing_else(notebooks, tmp_path):
     write_notebook(notebooks, WRITE_RECORD, "print('seed', seed, 'images', images)")
-    stale = tmp_path / "out" / ".x-draft-old"
+    stale = tmp_path / "out" / ".x.ipynb-draft-old"
     stale.mkdir(parents=True)
     (stale / "x.ipynb").write_text("left by a killed run")
     out, record = run.run_notebook(NAME, "smoke", 3, {"images": "17"}, **places(tmp_path))

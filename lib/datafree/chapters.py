@@ -46,14 +46,17 @@ def pool_path(config: KWCalibration, scheme: str, sigma: float = 1.0) -> Path:
     return BUILD / "images" / config.profile / f"{scheme}{kernel}-seed{config.seed}.safetensors"
 
 
-def pool(model: nn.Module, config: KWCalibration, source: str, sigma: float = 1.0) -> data.ImageSet:
-    """`config.images` images of one source: real training images, or made (or read back) by a scheme."""
+def pool(
+    model: nn.Module, config: KWCalibration, source: str, sigma: float = 1.0, count: int | None = None
+) -> data.ImageSet:
+    """`count` (default: config.images) images of one source: real training images, or made (or read back) by a scheme."""
+    count = count or config.images
     if source == "real":
-        return images(config, "train", config.images)
+        return images(config, "train", count)
     if source not in SCHEMES:
         raise DataFreeError(f"image source '{source}' is not known; choose one of {', '.join(SOURCES)}.")
     path = pool_path(config, source, sigma)
-    return image_set(model, synthesis_config(config, source, sigma), config.images, path)
+    return image_set(model, synthesis_config(config, source, sigma), count, path)
 
 
 __all__ = ["SOURCES", "images", "network", "normalisation", "pool", "pool_path", "synthesis_config"]

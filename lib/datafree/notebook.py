@@ -15,7 +15,7 @@ from .paths import ROOT
 
 def show_source(*functions) -> None:
     """The code that computes an equation, exactly as it runs, with its file and line."""
-    for function in functions:
+    for function in map(inspect.unwrap, functions):
         lines, number = inspect.getsourcelines(function)
         path = Path(inspect.getsourcefile(function)).relative_to(ROOT)
         display(Markdown(f"`{path.as_posix()}`, line {number}\n\n```python\n{''.join(lines).rstrip()}\n```"))

@@ -97,7 +97,7 @@ class KWSynthesis(Strict):
     data: Data = "cifar10-stub"
     root: Root = ""
     batch: Batch = 128
-    steps: int = Field(100, ge=2, le=100_000, description="steps of each optimisation (section 4.3: 1000)")
+    steps: int = Field(60, ge=2, le=100_000, description="steps of each optimisation (section 4.3: 1000)")
     rate: float = Field(0.1, gt=0, le=10, description="first learning rate of Adam on the images (not given)")
     copies: int = Field(1, ge=1, le=16, description="augmented copies of each image a step (section 4.1: 4)")
     precision: Precision = "auto"
@@ -116,7 +116,7 @@ class KWCalibration(Strict):
     root: Root = ""
     images: int = Field(500, ge=10, le=1_000_000, description="images of each source (section 4.2: 50 a class)")
     synthesis_batch: Batch = 128
-    synthesis_steps: int = Field(60, ge=1, le=100_000, description="steps of Algorithm 1 (not given)")
+    synthesis_steps: int = Field(40, ge=1, le=100_000, description="steps of Algorithm 1 (not given)")
     rate: float = Field(0.1, gt=0, le=10, description="first learning rate of Adam on the images (not given)")
     copies: int = Field(1, ge=1, le=16, description="augmented copies of each image a step (section 4.1: 4)")
     precision: Precision = "auto"

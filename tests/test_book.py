@@ -7,6 +7,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 from bs4 import BeautifulSoup
+
 from datafree.book import tidy
 from datafree.paths import BUILD, ROOT
 

@@ -12,6 +12,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+
 from datafree.doctor import CHROMIUM
 from datafree.paths import BUILD
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from datafree import book, doctor, params
 from datafree.paths import ROOT
 from datafree.run import lock_path, sole_writer
@@ -38,7 +39,9 @@ def root(tmp_path):
         results += [f"_build/executed/book/{name}-seed0.ipynb", f"_build/records/book/{name}/seed0.json"]
     for source in sources:
         touch(tmp_path / source, OLD)
-    for step, group in enumerate((results[:4], results[4:], ["_build/ledger.json", "_build/ledger.csv", "_build/pages/ledger.md"])):
+    for step, group in enumerate(
+        (results[:4], results[4:], ["_build/ledger.json", "_build/ledger.csv", "_build/pages/ledger.md"])
+    ):
         for result in group:
             touch(tmp_path / result, OLD + 10 + step)
     os.utime(tmp_path / "_build/pages", (OLD + 12, OLD + 12))

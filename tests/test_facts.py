@@ -4,6 +4,7 @@ import re
 import textwrap
 
 import pytest
+
 from datafree import facts, paths
 from datafree.errors import DataFreeError
 

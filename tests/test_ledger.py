@@ -12,11 +12,12 @@ import nbformat
 import numpy as np
 import pytest
 import typer
-from datafree import cli_ledger, facts, ledger, params, paths, records
-from datafree.errors import DataFreeError
 from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
+
+from datafree import cli_ledger, facts, ledger, params, paths, records
+from datafree.errors import DataFreeError
 
 NAME = "01_kw_synthesis"
 runner = CliRunner()

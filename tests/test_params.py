@@ -5,10 +5,11 @@ import math
 
 import nbformat
 import pytest
-from datafree import params, paths
-from datafree.errors import DataFreeError
 from hypothesis import given
 from hypothesis import strategies as st
+
+from datafree import params, paths
+from datafree.errors import DataFreeError
 
 PROFILES = ("smoke", "book", "paper")
 GIVEN = {"weights": "resnet44.th", "root": "cifar"}

@@ -6,10 +6,11 @@ import subprocess
 import numpy as np
 import pytest
 import torch
-from datafree import params, paths, records
-from datafree.errors import DataFreeError
 from hypothesis import given
 from hypothesis import strategies as st
+
+from datafree import params, paths, records
+from datafree.errors import DataFreeError
 
 NAME = "01_kw_synthesis"
 

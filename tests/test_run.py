@@ -13,6 +13,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+
 from datafree import cli_build, params, run
 from datafree.errors import DataFreeError
 from datafree.paths import ROOT

@@ -44,7 +44,17 @@ def train(
         torch.set_num_threads(threads)
     config = build(
         TrainConfig,
-        dict(model=model, data=data, root=root, epochs=epochs, batch=batch, rate=rate, decay=decay, warmup=warmup, seed=seed),
+        dict(
+            model=model,
+            data=data,
+            root=root,
+            epochs=epochs,
+            batch=batch,
+            rate=rate,
+            decay=decay,
+            warmup=warmup,
+            seed=seed,
+        ),
         "train",
     )
     record = run(config, out)

@@ -66,7 +66,7 @@ rule synthesise:
     shell:
         "echo 'synthesising images: {wildcards.scheme} ({wildcards.profile}, seed {wildcards.seed})'; "
         "OMP_NUM_THREADS={threads} {DATAFREE} synthesize --scheme {wildcards.scheme} --profile {wildcards.profile}"
-        " --seed {wildcards.seed} > {log} 2>&1 || {{ tail -n 5 {log} >&2; exit 1; }}"
+        " --seed {wildcards.seed} > {log} 2>&1 || {{ grep '^datafree:' {log} >&2 || tail -n 5 {log} >&2; exit 1; }}"
 
 
 def images_of(wildcards):
@@ -86,7 +86,7 @@ rule notebook:
     shell:
         "echo 'running notebook {wildcards.name} ({wildcards.profile}, seed {wildcards.seed})'; "
         "OMP_NUM_THREADS={threads} {DATAFREE} run {wildcards.name} --profile {wildcards.profile} --seed {wildcards.seed}"
-        " --out {output.executed} --record {output.record} --no-bar > {log} 2>&1 || {{ tail -n 5 {log} >&2; exit 1; }}"
+        " --out {output.executed} --record {output.record} --no-bar > {log} 2>&1 || {{ grep '^datafree:' {log} >&2 || tail -n 5 {log} >&2; exit 1; }}"
 
 
 rule ledger:
@@ -101,7 +101,7 @@ rule ledger:
     log: "_build/logs/ledger.log"
     shell:
         "echo 'drawing up the ledger'; "
-        "{DATAFREE} ledger --pages {output.pages} > {log} 2>&1 || {{ tail -n 5 {log} >&2; exit 1; }}"
+        "{DATAFREE} ledger --pages {output.pages} > {log} 2>&1 || {{ grep '^datafree:' {log} >&2 || tail -n 5 {log} >&2; exit 1; }}"
 
 
 rule html:

@@ -1,13 +1,9 @@
 """Compression without data: four papers on one library."""
 
-from . import torchvision_shim as _shim
-
-_shim.install()
-
-from . import bn, data, evaluate, models, params, quantize, records  # noqa: E402
-from .compress import Result, compress  # noqa: E402
-from .errors import DataFreeError  # noqa: E402
-from .papers.knowledge_within import KnowledgeWithin, SynthesisConfig  # noqa: E402
+from . import bn, data, evaluate, models, params, quantize, records
+from .compress import Result, compress
+from .errors import DataFreeError
+from .papers.knowledge_within import KnowledgeWithin, SynthesisConfig
 
 __version__ = "0.1.0"
 __all__ = [

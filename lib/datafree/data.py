@@ -134,6 +134,9 @@ def _folder(root: Path, split: str, size: int | None) -> ImageSet:
 
 
 def _torchvision_set(name: str, split: str, root: Path | None, download: bool):
+    from . import torchvision_shim
+
+    torchvision_shim.install()
     from torchvision import datasets
 
     if root is None:

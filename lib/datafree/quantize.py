@@ -17,13 +17,13 @@ BIT_RANGE = (2, 16)
 def affine_parameters(low: torch.Tensor, high: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.Tensor]:
     r"""Step and zero point of an asymmetric quantiser whose grid holds zero (Krishnamoorthi, section 2.1).
 
-    .. math:: s = \frac{\max(h, 0) - \min(l, 0)}{2^b - 1}, \quad z = \mathrm{round}(-\min(l, 0) / s)
+    .. math:: s = \frac{\max(h, 0) - \min(l, 0)}{2^b - 1}, \quad n_0 = \mathrm{round}(-\min(l, 0) / s)
 
     Args:
         low, high: ends of the range, of any equal shape.
         bits: b.
     Returns:
-        s (units of the input) and z (integer, as int32), of the same shape. Book: {ref}`kw-quantizer`.
+        s (units of the input) and n_0 (integer, as int32), of the same shape. Book: {ref}`kw-quantizer`.
     """
     low, high = low.clamp(max=0), high.clamp(min=0)
     scale = ((high - low) / (2**bits - 1)).clamp_min(torch.finfo(torch.float32).tiny * 2**bits)
@@ -52,7 +52,7 @@ class _StraightThrough(torch.autograd.Function):
 def fake_quantize(x: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor, bits: int) -> torch.Tensor:
     r"""Round to the grid and back, with straight-through gradient inside the range (The Knowledge Within, section 4.2).
 
-    .. math:: Q(x) = s\,\bigl(\mathrm{clip}(\mathrm{round}(x / s) + z,\, 0,\, 2^b - 1) - z\bigr)
+    .. math:: Q(x) = s\,\bigl(\mathrm{clip}(\mathrm{round}(x / s) + n_0,\, 0,\, 2^b - 1) - n_0\bigr)
 
     Args:
         x: any shape; scale, zero_point: shapes that broadcast with it (per channel: [C, 1, 1, 1]).

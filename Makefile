@@ -9,10 +9,10 @@ STAMP := .venv/.stamp
 DATAFREE := $(BIN)/python -m datafree.cli
 ROOT_FLAG := $(shell [ "$$(id -u)" = 0 ] && echo --allow-root)
 
-# glibc keeps freed memory instead of giving it back after every tensor: 10 to 15 % faster on a CPU.
+# glibc keeps freed memory instead of giving it back after every tensor: faster on a CPU.
 export MALLOC_MMAP_THRESHOLD_ := 8589934592
 export MALLOC_TRIM_THRESHOLD_ := 8589934592
-# Idle threads sleep instead of spinning: half the time where anything else uses the processor.
+# Idle threads sleep instead of spinning: much faster where anything else uses the processor.
 export OMP_WAIT_POLICY ?= passive
 # The environment's own kernel, whatever kernels the user has.
 export JUPYTER_PREFER_ENV_PATH := 1

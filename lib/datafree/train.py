@@ -62,7 +62,7 @@ def _in_float(forward):
 
 
 def strided_depthwise_in_float(model: nn.Module) -> nn.Module:
-    """Keep strided depthwise convolutions out of bf16: their bf16 backward pass on CPUs is ten times slower."""
+    """Keep strided depthwise convolutions out of bf16: their bf16 backward pass on CPUs is far slower."""
     for module in model.modules():
         if isinstance(module, nn.Conv2d) and module.groups == module.in_channels > 1 and module.stride[0] > 1:
             module.forward = _in_float(module.forward)

@@ -9,7 +9,7 @@ from torch import nn
 from . import data, models
 from .errors import DataFreeError
 from .papers.knowledge_within import SCHEMES, SynthesisConfig, image_set, normalisation
-from .params import KWCalibration, Strict, triple
+from .params import KWPools, Strict, triple
 from .paths import BUILD
 
 SOURCES = {"real": "real", "bns": "BNS", "bns_inception": "BNS + I", "inception": "I", "gaussian": "G"}
@@ -32,23 +32,21 @@ def images(config: Strict, split: str, count: int | None = None) -> data.ImageSe
     return whole.per_class(count // len(whole.classes))
 
 
-def synthesis_config(config: KWCalibration, scheme: str, sigma: float = 1.0) -> SynthesisConfig:
-    """How 02_kw_calibration makes its images."""
+def synthesis_config(config: KWPools, scheme: str, sigma: float = 1.0) -> SynthesisConfig:
+    """How the pools of images are made that the chapters on calibration and distillation share."""
     return SynthesisConfig(
         scheme=scheme, batch=config.synthesis_batch, steps=config.synthesis_steps, copies=config.copies,
         rate=config.rate, sigma=sigma, precision=config.precision, seed=config.seed,
     )  # fmt: skip
 
 
-def pool_path(config: KWCalibration, scheme: str, sigma: float = 1.0) -> Path:
+def pool_path(config: KWPools, scheme: str, sigma: float = 1.0) -> Path:
     """Where the images of a scheme are kept between runs."""
     kernel = "" if sigma == 1.0 else f"-sigma{sigma:g}"
     return BUILD / "images" / config.profile / f"{scheme}{kernel}-seed{config.seed}.safetensors"
 
 
-def pool(
-    model: nn.Module, config: KWCalibration, source: str, sigma: float = 1.0, count: int | None = None
-) -> data.ImageSet:
+def pool(model: nn.Module, config: KWPools, source: str, sigma: float = 1.0, count: int | None = None) -> data.ImageSet:
     """`count` (default: config.images) images of one source: real training images, or made (or read back) by a scheme."""
     count = count or config.images
     if source == "real":

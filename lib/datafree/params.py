@@ -69,10 +69,13 @@ Precision = Annotated[
     Field(description="arithmetic of the network's passes in synthesis; auto: bf16 where the processor has it"),
 ]
 Batch = Annotated[int, Field(ge=2, le=4096, description="images a step")]
+Rate = Annotated[float, Field(gt=0, le=10, description="first learning rate of Adam on the images (not given)")]
+Copies = Annotated[int, Field(ge=1, le=16, description="augmented copies of each image a step (section 4.1: 4)")]
+TestImages = Annotated[int, Field(ge=10, le=1_000_000, description="test images to evaluate on, at most")]
 
 
-class Start(Strict):
-    """Parameters of 00_start."""
+class NotebookParameters(Strict):
+    """What every chapter is asked: the run, the network and the images."""
 
     seed: Seed = 0
     profile: Profile = "book"
@@ -82,48 +85,42 @@ class Start(Strict):
     std: Triple = ""
     data: Data = "cifar10-stub"
     root: Root = ""
+
+
+class Start(NotebookParameters):
+    """Parameters of 00_start."""
+
     images: int = Field(2000, ge=10, le=1_000_000, description="test images to evaluate on, at most")
 
 
-class KWSynthesis(Strict):
+class KWSynthesis(NotebookParameters):
     """Parameters of 01_kw_synthesis."""
 
-    seed: Seed = 0
-    profile: Profile = "book"
-    model: Model = "resnet20"
-    weights: Weights = ""
-    mean: Triple = ""
-    std: Triple = ""
-    data: Data = "cifar10-stub"
-    root: Root = ""
     batch: Batch = 128
     steps: int = Field(60, ge=2, le=100_000, description="steps of each optimisation (section 4.3: 1000)")
-    rate: float = Field(0.1, gt=0, le=10, description="first learning rate of Adam on the images (not given)")
-    copies: int = Field(1, ge=1, le=16, description="augmented copies of each image a step (section 4.1: 4)")
+    rate: Rate = 0.1
+    copies: Copies = 1
     precision: Precision = "auto"
 
 
-class KWCalibration(Strict):
-    """Parameters of 02_kw_calibration."""
+class KWPools(NotebookParameters):
+    """How the pools of images are made that several chapters of *The Knowledge Within* read."""
 
-    seed: Seed = 0
-    profile: Profile = "book"
-    model: Model = "resnet20"
-    weights: Weights = ""
-    mean: Triple = ""
-    std: Triple = ""
-    data: Data = "cifar10-stub"
-    root: Root = ""
     images: int = Field(500, ge=10, le=1_000_000, description="images of each source (section 4.2: 50 a class)")
     synthesis_batch: Batch = 128
     synthesis_steps: int = Field(40, ge=1, le=100_000, description="steps of Algorithm 1 (not given)")
-    rate: float = Field(0.1, gt=0, le=10, description="first learning rate of Adam on the images (not given)")
-    copies: int = Field(1, ge=1, le=16, description="augmented copies of each image a step (section 4.1: 4)")
+    rate: Rate = 0.1
+    copies: Copies = 1
     precision: Precision = "auto"
+
+
+class KWCalibration(KWPools):
+    """Parameters of 02_kw_calibration."""
+
     seeds: int = Field(5, ge=1, le=100, description="repetitions of each calibration")
     steps: int = Field(15, ge=1, le=100_000, description="calibration batches (section 4.2: 200)")
     batch: int = Field(128, ge=16, le=4096, description="images a calibration batch (section 4.2: 256)")
-    test_images: int = Field(1000, ge=10, le=1_000_000, description="test images to evaluate on, at most")
+    test_images: TestImages = 1000
 
 
 NOTEBOOKS: dict[str, type[Strict]] = {

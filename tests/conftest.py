@@ -92,3 +92,20 @@ def run_cli(monkeypatch, capsys):
         return code, captured.out, captured.err
 
     return run
+
+
+def with_statistics(net, side: int = 32, batch: int = 4, seed: int = 0):
+    """`net` in evaluation mode, its BatchNorm layers with random scale (a third negative), shift and measured statistics."""
+    generator = torch.Generator().manual_seed(seed)
+    norms = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d | nn.BatchNorm1d)]
+    for norm in norms:
+        sign = torch.where(torch.rand(norm.num_features, generator=generator) < 1 / 3, -1.0, 1.0)
+        norm.weight.data = sign * (0.3 + torch.rand(norm.num_features, generator=generator))
+        norm.bias.data = 0.5 * torch.randn(norm.num_features, generator=generator)
+        norm.momentum = 1.0
+    with torch.no_grad():
+        net.eval()
+        for norm in norms:
+            norm.train()
+        net(torch.rand(batch, 3, side, side, generator=generator))
+    return net.eval()

@@ -6,6 +6,7 @@ has mu_hat, var_hat [C]. All variances are biased (divided by N H W) unless said
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -216,23 +217,21 @@ def j_kl(model: nn.Module, images: ImageSet, batch: int | None = None) -> float:
     return sum(values) / len(values)
 
 
-def fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
-    r"""A convolution that computes conv and BatchNorm at once (Layer-Wise, section III-A).
+def fold(conv: nn.Conv2d | nn.Linear, norm: nn.BatchNorm2d | nn.BatchNorm1d) -> nn.Conv2d | nn.Linear:
+    r"""A layer that computes a convolution, or a linear layer, and BatchNorm at once
+    (Layer-Wise Data-Free CNN Compression, section III-A).
 
     .. math:: W' = \frac{\gamma}{\sqrt{\sigma^2 + \epsilon}} W, \quad
               b' = \beta + \frac{\gamma (b - \mu)}{\sqrt{\sigma^2 + \epsilon}}
 
-    Equal to the pair in evaluation mode; both arguments are left as they are.
+    Equal to the pair in evaluation mode; both arguments are left as they are. Book: {ref}`lw-fusion`.
     """
-    scale, shift = _affine(norm)
-    folded = nn.Conv2d(
-        conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding,
-        conv.dilation, conv.groups, bias=True, padding_mode=conv.padding_mode,
-    )  # fmt: skip
+    scale, shift = (t.flatten() for t in _affine(norm))
+    folded = copy.deepcopy(conv)
     bias = 0 if conv.bias is None else conv.bias.detach()
     with torch.no_grad():
-        folded.weight.copy_(conv.weight * scale.view(-1, 1, 1, 1))
-        folded.bias.copy_(bias * scale.flatten() + shift.flatten())
+        folded.weight.mul_(scale.view(-1, *[1] * (conv.weight.ndim - 1)))
+    folded.bias = nn.Parameter(bias * scale + shift)
     return folded
 
 

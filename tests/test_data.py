@@ -164,7 +164,7 @@ def test_torchvision_labels_that_are_no_class_count_as_none(tmp_path, monkeypatc
 
 
 def test_unknown_names_splits_and_sizes():
-    with pytest.raises(DataFreeError, match="data set 'cifar11' is not known; use 'cifar10-stub', 'folder:PATH'"):
+    with pytest.raises(DataFreeError, match="data set 'cifar11' is not known; use 'folder:PATH' or one of cifar10-stub"):
         data.load("cifar11")
     with pytest.raises(DataFreeError, match="split 'validation' is not known; use 'train' or 'test'"):
         data.load("cifar10-stub", "validation")

@@ -26,6 +26,8 @@ def train(
     out: Annotated[Path, typer.Option(help="the .safetensors file to write; its record goes beside it")],
     data: Annotated[str, typer.Option(help="data set name or folder:PATH")] = "cifar10",
     root: Annotated[str | None, typer.Option(help="where torchvision's data sets lie")] = None,
+    mean: Annotated[str, typer.Option(help="three numbers: the input normalisation; default: CIFAR-10's")] = "",
+    std: Annotated[str, typer.Option(help="three numbers: the input normalisation; default: CIFAR-10's")] = "",
     epochs: int = 30,
     batch: int = 128,
     rate: float = 0.2,
@@ -54,7 +56,8 @@ def train(
             decay=decay,
             warmup=warmup,
             seed=seed,
-        ),
+        )
+        | cli_methods.normalisation(mean, std),
         "train",
     )
     record = run(config, out)

@@ -27,8 +27,12 @@ def attach(app: typer.Typer) -> None:
 def _network(model: str, weights: Path | None, mean: str, std: str):
     from . import models
 
-    settings = {name: value for name, text in (("mean", mean), ("std", std)) if (value := _numbers(name, text))}
-    return models.load(model, weights, **settings)
+    return models.load(model, weights, **normalisation(mean, std))
+
+
+def normalisation(mean: str, std: str) -> dict[str, tuple[float, ...]]:
+    """The settings `mean` and `std` as the numbers they stand for, without those that were not given."""
+    return {name: value for name, text in (("mean", mean), ("std", std)) if (value := _numbers(name, text))}
 
 
 def _numbers(name: str, text: str) -> tuple[float, ...] | None:

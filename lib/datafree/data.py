@@ -16,7 +16,15 @@ from .errors import DataFreeError
 from .paths import stub_path, verified
 
 CIFAR10_CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
-TORCHVISION_SETS = ("cifar10", "cifar100", "mnist", "svhn", "stl10", "voc2012", "imagenet")
+FASHION_CLASSES = ["t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"]
+EMBEDDED_SETS = {
+    "cifar10-stub": ("cifar10", CIFAR10_CLASSES),
+    "fashion-mnist-stub": ("fashion-mnist", FASHION_CLASSES),
+    "digits-stub": ("digits", [str(k) for k in range(10)]),
+}
+"""Name of an embedded set -> its folder in data_stubs and its classes."""
+
+TORCHVISION_SETS = ("cifar10", "cifar100", "mnist", "fashion-mnist", "svhn", "stl10", "voc2012", "imagenet")
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 
 
@@ -71,14 +79,10 @@ def generated(images: torch.Tensor, name: str, labels: torch.Tensor | None = Non
     return ImageSet(images.detach(), labels, CIFAR10_CLASSES, name)
 
 
-def _stub(split: str) -> ImageSet:
-    folder = "cifar10"
-    sheet = verified(
-        stub_path(
-            f"{folder}/{split}.webp",
-            missing=f"the embedded CIFAR-10 subset has no split '{split}'; use 'test' or 'train'",
-        )
-    )
+def _stub(name: str, split: str, side: int) -> ImageSet:
+    folder, classes = EMBEDDED_SETS[name]
+    missing = f"the embedded subset '{name}' has no split '{split}'; use 'test' or 'train'"
+    sheet = verified(stub_path(f"{folder}/{split}.webp", missing=missing))
     listing = json.loads(
         verified(stub_path(f"{folder}/{split}.json", missing="the labels of the stub are missing")).read_text()
     )
@@ -87,7 +91,17 @@ def _stub(split: str) -> ImageSet:
     picture = torch.from_numpy(np.array(Image.open(sheet).convert("RGB")))
     rows = picture.shape[0] // size
     tiles = picture.view(rows, size, columns, size, 3).permute(0, 2, 4, 1, 3).reshape(-1, 3, size, size)
-    return ImageSet(tiles[: len(labels)].contiguous(), labels, CIFAR10_CLASSES, f"cifar10-stub/{split}")
+    tiles = tiles[: len(labels)].contiguous()
+    return ImageSet(tiles if size == side else _resized(tiles, side), labels, classes, f"{name}/{split}")
+
+
+def _resized(pixels: torch.Tensor, side: int) -> torch.Tensor:
+    """uint8 images [N, 3, H, W] as side x side, with the filter that torchvision's small sets get."""
+    tiles = [
+        Image.fromarray(tile).resize((side, side), Image.Resampling.BILINEAR)
+        for tile in pixels.permute(0, 2, 3, 1).numpy()
+    ]
+    return torch.from_numpy(np.stack([np.asarray(tile) for tile in tiles])).permute(0, 3, 1, 2).contiguous()
 
 
 def _read_image(path: Path, size: int | None) -> np.ndarray:
@@ -146,6 +160,7 @@ def _torchvision_set(name: str, split: str, root: Path | None, download: bool):
         "cifar10": lambda: datasets.CIFAR10(root, train=train, download=download),
         "cifar100": lambda: datasets.CIFAR100(root, train=train, download=download),
         "mnist": lambda: datasets.MNIST(root, train=train, download=download),
+        "fashion-mnist": lambda: datasets.FashionMNIST(root, train=train, download=download),
         "svhn": lambda: datasets.SVHN(root, split=split, download=download),
         "stl10": lambda: datasets.STL10(root, split=split, download=download),
         "voc2012": lambda: datasets.VOCSegmentation(root, "2012", "train" if train else "val", download),
@@ -167,19 +182,19 @@ def load(
     """Images by name.
 
     Args:
-        name: 'cifar10-stub' (embedded), one of torchvision's sets, or 'folder:PATH'.
+        name: one of EMBEDDED_SETS, one of torchvision's sets, or 'folder:PATH'.
         split: 'train' or 'test'.
         root: where torchvision's data sets lie.
         download: let torchvision fetch them.
         size: resize and centre-crop to size x size; None keeps the size of a folder's files, and means
-            224 for imagenet and voc2012, 32 for torchvision's other sets.
+            224 for imagenet and voc2012, 32 for all other sets.
     """
     if split not in ("train", "test"):
         raise DataFreeError(f"split '{split}' is not known; use 'train' or 'test'.")
     if size is not None and size < 1:
         raise DataFreeError(f"size is {size}; give the side of the images in pixels, at least 1.")
-    if name == "cifar10-stub":
-        return _stub(split)
+    if name in EMBEDDED_SETS:
+        return _stub(name, split, size or 32)
     if name.startswith("folder:"):
         return _folder(Path(name.removeprefix("folder:")), split, size)
     if name in TORCHVISION_SETS:
@@ -187,7 +202,7 @@ def load(
         opened = _torchvision_set(name, split, Path(root) if root else None, download)
         return _from_torchvision(opened, f"{name}/{split}", side)
     raise DataFreeError(
-        f"data set '{name}' is not known; use 'cifar10-stub', 'folder:PATH' or one of {', '.join(TORCHVISION_SETS)}."
+        f"data set '{name}' is not known; use 'folder:PATH' or one of {', '.join((*EMBEDDED_SETS, *TORCHVISION_SETS))}."
     )
 
 
@@ -221,18 +236,26 @@ def augment(x: torch.Tensor, generator: torch.Generator, pad: int = 4) -> torch.
     return padded.permute(0, 2, 3, 1)[index, rows.unsqueeze(2), columns.unsqueeze(1)].permute(0, 3, 1, 2)
 
 
-def write_stub(source: ImageSet, split: str, per_class: int, columns: int = 50) -> Path:
-    """Make data_stubs/cifar10/SPLIT.{webp,json} from the whole set: a lossless sheet of tiles and its labels."""
+def write_stub(
+    source: ImageSet, split: str, per_class: int | None, columns: int = 50, name: str = "cifar10-stub"
+) -> Path:
+    """Make data_stubs/FOLDER/SPLIT.{webp,json}: a lossless sheet of tiles and its labels.
+
+    Args:
+        source: the whole set, at its own size.
+        per_class: images of each class to draw; None takes all, in their order.
+        name: one of EMBEDDED_SETS.
+    """
     from .paths import STUBS, write_atomically
 
-    chosen = source.per_class(per_class)
+    chosen = source if per_class is None else source.per_class(per_class)
     n, _, size, _ = chosen.pixels.shape
     rows = -(-n // columns)
     tiles = torch.zeros(rows * columns, 3, size, size, dtype=torch.uint8)
     tiles[:n] = chosen.pixels
     sheet = tiles.view(rows, columns, 3, size, size).permute(0, 3, 1, 4, 2).reshape(rows * size, columns * size, 3)
     listing = {"labels": chosen.labels.tolist(), "columns": columns, "size": size}
-    folder = STUBS / "cifar10"
+    folder = STUBS / EMBEDDED_SETS[name][0]
     write_atomically(folder / f"{split}.json", lambda p: p.write_text(json.dumps(listing)))
     return write_atomically(
         folder / f"{split}.webp",

@@ -260,22 +260,29 @@ def _check_normalisation(settings: dict) -> None:
         )
 
 
-def load(name: str, weights: str | Path | None = None, *, sha256: str | None = None, **settings) -> nn.Module:
+def _embedded(name: str, trained_on: str, suffix: str, missing: str) -> Path:
+    folder = "models" if trained_on == "cifar10" else f"models/{trained_on}"
+    return stub_path(f"{folder}/{name}{suffix}", missing=missing)
+
+
+def load(
+    name: str, weights: str | Path | None = None, *, sha256: str | None = None, trained_on: str = "cifar10", **settings
+) -> nn.Module:
     """A trained network in evaluation mode.
 
     Args:
         name: one of ARCHITECTURES.
         weights: a state dict's path; None takes the embedded weights of data_stubs/models.
         sha256: expected checksum of `weights`; the embedded files are always checked.
+        trained_on: which embedded weights: of CIFAR-10, or of a folder of data_stubs/models.
         settings: `classes`, and `mean` and `std` of the input normalisation.
     """
     known(name)
     _check_normalisation(settings)
     if weights is None:
-        path = stub_path(
-            f"models/{name}.safetensors", missing=f"model '{name}' has no embedded weights; give weights=PATH"
-        )
-        verified(path)
+        of = "" if trained_on == "cifar10" else f" of {trained_on}"
+        missing = f"model '{name}' has no embedded weights{of}; give weights=PATH"
+        path = verified(_embedded(name, trained_on, ".safetensors", missing))
     else:
         path = Path(weights)
     if sha256 and path.is_file():
@@ -296,9 +303,9 @@ def load(name: str, weights: str | Path | None = None, *, sha256: str | None = N
     return model.eval()
 
 
-def training_record(name: str) -> dict:
+def training_record(name: str, trained_on: str = "cifar10") -> dict:
     """What made the embedded weights: command, parameters, seed, commit, log and final accuracy."""
-    path = stub_path(f"models/{name}.json", missing=f"model '{name}' has no training record")
+    path = _embedded(name, trained_on, ".json", f"model '{name}' has no training record")
     return json.loads(path.read_text())
 
 

@@ -27,6 +27,8 @@ class TrainConfig(Strict):
     model: str = Field(description="one of datafree.models.ARCHITECTURES")
     data: str = Field(description="data set name, as in datafree.data.load")
     root: str | None = Field(None, description="where torchvision's data sets lie")
+    mean: tuple[float, float, float] = Field(models.CIFAR_MEAN, description="of the input normalisation")
+    std: tuple[float, float, float] = Field(models.CIFAR_STD, description="of the input normalisation")
     epochs: int = Field(30, ge=1, description="passes over the training images")
     batch: int = Field(128, ge=2)
     rate: float = Field(0.2, gt=0, description="peak learning rate of SGD with Nesterov momentum")
@@ -79,7 +81,7 @@ class Trainer:
         self.train_set, self.test_set = (data.load(config.data, split, root=config.root) for split in ("train", "test"))
         self._check_sets()
         torch.manual_seed(config.seed)
-        self.model = models.build(config.model, classes=len(self.train_set.classes))
+        self.model = models.build(config.model, classes=len(self.train_set.classes), mean=config.mean, std=config.std)
         strided_depthwise_in_float(self.model).to(memory_format=torch.channels_last)
         self.optimizer = torch.optim.SGD(
             _groups(self.model, config.decay), lr=0.0, momentum=config.momentum, nesterov=True
@@ -204,8 +206,10 @@ def data_name(config: TrainConfig) -> str:
 
 def command(config: TrainConfig, out: Path) -> str:
     """The command line that repeats a run."""
+    usual = (config.mean, config.std) == (models.CIFAR_MEAN, models.CIFAR_STD)
+    own = "".join(f" --{k} '{' '.join(map(str, getattr(config, k)))}'" for k in ("mean", "std") if not usual)
     return (
-        f"datafree train {config.model} --data {data_name(config)} --epochs {config.epochs} --batch {config.batch} "
+        f"datafree train {config.model} --data {data_name(config)}{own} --epochs {config.epochs} --batch {config.batch} "
         f"--rate {config.rate:g} --decay {config.decay:g} --warmup {config.warmup:g} --seed {config.seed} --out {out.name}"
     )
 

@@ -77,9 +77,11 @@ def compress(
     copies: int = 1,
     steps: int = 200,
     batch: int = 256,
+    distill_steps: Annotated[int, typer.Option(help="steps of distillation after calibration; 0: none")] = 0,
+    distill_batch: int = 64,
     seed: int = 0,
 ):
-    """Quantise a network with The Knowledge Within: images from its statistics, then calibration."""
+    """Quantise a network with The Knowledge Within: images from its statistics, calibration, distillation if asked for."""
     from safetensors.torch import save_file
 
     import datafree
@@ -91,6 +93,11 @@ def compress(
         weight_bits=weight_bits, act_bits=act_bits, edge_bits=edge_bits, scheme=scheme, images=images,
         synthesis_steps=synthesis_steps, copies=copies, steps=steps, batch=batch, seed=seed,
     )  # fmt: skip
+    if distill_steps:
+        from .distill import DistillConfig
+
+        schedule = dict(steps=distill_steps, batch=distill_batch, seed=seed)
+        values["distillation"] = build(DistillConfig, schedule, "compress")
     config = build(datafree.KnowledgeWithin, values, "compress")
     result = datafree.compress(_network(model, weights, mean, std), config)
     state = {k: v.contiguous() for k, v in result.model.state_dict().items()}

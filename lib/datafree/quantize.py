@@ -64,15 +64,51 @@ def fake_quantize(x: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor
     return (integer.clamp(0, 2**bits - 1) - zero_point) * scale
 
 
+class _FakeQuantizeTensor(torch.autograd.Function):
+    """`fake_quantize` of a whole tensor for training: four sweeps forward, one backward, in the precision of the input."""
+
+    @staticmethod
+    def forward(ctx, x, scale, zero_point, bits):
+        step, zero, top = scale.item(), zero_point.item(), 2**bits - 1
+        ctx.save_for_backward(x)
+        ctx.ends = ((-zero - 0.5) * step, (top - zero + 0.5) * step)
+        return x.div(step).round_().clamp_(-zero, top - zero).mul_(step)
+
+    @staticmethod
+    def backward(ctx, grad):
+        (x,) = ctx.saved_tensors
+        return torch.ops.aten.hardtanh_backward(grad, x, *ctx.ends), None, None, None
+
+
+BF16_LEVELS = 4
+"""Up to this width bfloat16 input is rounded in bfloat16: its eight significant bits place 2^4 levels to 1/16 of a step."""
+
+
+def fake_quantize_tensor(x: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor, bits: int) -> torch.Tensor:
+    """`fake_quantize` with one range for the whole tensor, made for training: same values, same gradient, fewer sweeps.
+
+    bfloat16 input of more than 4 bits is rounded in float32.
+    """
+    if x.dtype == torch.bfloat16 and bits > BF16_LEVELS:
+        x = x.float()
+    return _FakeQuantizeTensor.apply(x, scale, zero_point, bits)
+
+
 def weight_range(weight: torch.Tensor, per_channel: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
     """Smallest and largest weight of each output channel [O], or of the tensor (a scalar)."""
     flat = weight.detach().flatten(1) if per_channel else weight.detach().flatten()
     return flat.amin(-1), flat.amax(-1)
 
 
-def quantize_weight(weight: torch.Tensor, bits: int, per_channel: bool = True) -> torch.Tensor:
-    """Fake-quantised weight [O, ...] on its own min-max range, by torch's fused kernels (same values as `fake_quantize`)."""
-    scale, zero = affine_parameters(*weight_range(weight, per_channel), bits)
+def quantize_weight(
+    weight: torch.Tensor, bits: int, per_channel: bool = True, limits: tuple[torch.Tensor, torch.Tensor] | None = None
+) -> torch.Tensor:
+    """Fake-quantised weight [O, ...] by torch's fused kernels (same values as `fake_quantize`).
+
+    Args:
+        limits: smallest and largest weight as `weight_range` gives them; None: of this very weight.
+    """
+    scale, zero = affine_parameters(*(limits or weight_range(weight, per_channel)), bits)
     if per_channel:
         return torch.fake_quantize_per_channel_affine(weight, scale, zero, 0, 0, 2**bits - 1)
     return torch.fake_quantize_per_tensor_affine(weight, scale, zero, 0, 2**bits - 1)
@@ -103,7 +139,7 @@ class QuantizedLayer(nn.Module):
     """A convolution or linear layer that sees quantised inputs (per tensor) and quantised weights (per channel).
 
     The float weight stays as the master copy in `inner`; bias stays float. Ranges of the input are
-    running means: `observe` adds to them, `frozen` says that nothing moves any more.
+    running means that `observe` adds to. Weight ranges follow the weights, unless `weight_limits` holds them.
     """
 
     def __init__(self, inner: nn.Conv2d | nn.Linear, weight_bits: int, act_bits: int, per_channel: bool = True):
@@ -111,6 +147,7 @@ class QuantizedLayer(nn.Module):
         self.inner, self.per_channel = inner, per_channel
         self.weight_bits, self.act_bits = weight_bits, act_bits
         self.observing = False
+        self.weight_limits: tuple[torch.Tensor, torch.Tensor] | None = None
         self.register_buffer("low", torch.zeros(()))
         self.register_buffer("high", torch.zeros(()))
         self.register_buffer("batches", torch.zeros((), dtype=torch.long))
@@ -126,7 +163,10 @@ class QuantizedLayer(nn.Module):
         scale, zero = affine_parameters(self.low, self.high, self.act_bits)
         if not (torch.is_grad_enabled() and x.requires_grad):
             return round_to_grid(x, scale, zero, self.act_bits)
-        return torch.fake_quantize_per_tensor_affine(x, scale, zero, 0, 2**self.act_bits - 1)
+        return fake_quantize_tensor(x, scale, zero, self.act_bits)
+
+    def quantized_weight(self) -> torch.Tensor:
+        return quantize_weight(self.inner.weight, self.weight_bits, self.per_channel, self.weight_limits)
 
     def forward(self, x):
         if self.observing:
@@ -137,7 +177,7 @@ class QuantizedLayer(nn.Module):
                 "a quantised layer was run before its input range was measured; call quantize.calibrate first."
             )
         x = self.quantize_input(x)
-        weight = quantize_weight(self.inner.weight, self.weight_bits, self.per_channel)
+        weight = self.quantized_weight()
         if isinstance(self.inner, nn.Linear):
             return nn.functional.linear(x, weight, self.inner.bias)
         return self.inner._conv_forward(x, weight, self.inner.bias)
@@ -180,7 +220,7 @@ def quantized(
         parent, _, leaf = name.rpartition(".")
         holder = student.get_submodule(parent)
         setattr(holder, leaf, QuantizedLayer(getattr(holder, leaf), *bits, per_channel))
-    return student
+    return student.eval()
 
 
 def set_bits(student: nn.Module, weight_bits: int, act_bits: int, edge_bits: int | None = None) -> nn.Module:
@@ -190,6 +230,13 @@ def set_bits(student: nn.Module, weight_bits: int, act_bits: int, edge_bits: int
     for i, layer in enumerate(found):
         edge = edge_bits is not None and i in (0, len(found) - 1)
         layer.weight_bits, layer.act_bits = (edge_bits, edge_bits) if edge else (weight_bits, act_bits)
+    return student
+
+
+def freeze_weight_ranges(student: nn.Module) -> nn.Module:
+    """Hold the weight ranges at what they are now; without it they follow the weights."""
+    for _, layer in quantized_layers(student):
+        layer.weight_limits = weight_range(layer.inner.weight, layer.per_channel)
     return student
 
 
@@ -212,15 +259,13 @@ def observing(student: nn.Module, chunk: int = 16) -> Iterator[nn.Module]:
 def baked(student: nn.Module) -> Iterator[nn.Module]:
     """For evaluation: quantise every weight once, not in every forward pass; the float weights come back afterwards."""
     found = [layer for _, layer in quantized_layers(student)]
-    masters = [(layer.inner.weight.data, layer.weight_bits) for layer in found]
-    forwards = []
+    masters = [layer.inner.weight.data for layer in found]
     try:
         for layer in found:
-            layer.inner.weight.data = quantize_weight(layer.inner.weight.detach(), layer.weight_bits, layer.per_channel)
-            forwards.append(layer)
+            layer.inner.weight.data = layer.quantized_weight().detach()
             layer.forward = lambda x, layer=layer: layer.inner(layer.quantize_input(x))
         yield student
     finally:
-        for layer, (weight, _) in zip(found, masters):
+        for layer, weight in zip(found, masters):
             layer.inner.weight.data = weight
             layer.__dict__.pop("forward", None)

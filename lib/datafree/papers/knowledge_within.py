@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -22,6 +23,7 @@ from tqdm.auto import tqdm
 from .. import bn, data, models, quantize
 from ..bn import bns_divergence, mean_divergence, moment_mse
 from ..compute import autocast, bf16_pays
+from ..distill import DistillConfig, distill
 from ..errors import DataFreeError
 from ..evaluate import evaluating
 from ..params import Strict
@@ -58,8 +60,8 @@ class SynthesisConfig(Strict):
     temperature: float = Field(100.0, gt=0, description="scale inside the class term's exponential (section 4.1)")
     kernel: int = Field(5, ge=3, le=31, description="side of the smoothing kernel in pixels (T5: 5)")
     sigma: float = Field(1.0, gt=0, description="width of the smoothing kernel in pixels (T5: 0.375 and 1.0)")
-    divergence: Literal["kl", "kl_reverse", "mse"] = Field(
-        "kl", description="eq. 1, its other direction (eq. 2), or section 3.3's moments"
+    divergence: Literal["kl", "kl_reverse", "kl_sum", "mse"] = Field(
+        "kl", description="eq. 1, its other direction (eq. 2), summed over channels, or section 3.3's moments"
     )
     input_pair: bool = Field(
         True, description="treat the input normalisation as one more pair of statistics (section 3.3)"
@@ -76,6 +78,20 @@ class SynthesisConfig(Strict):
             self.scheme
         ]
         return tuple(w * u for w, u in zip((self.alpha, self.beta, self.gamma), uses))
+
+
+def _summed_over_channels(mu_hat, var_hat, mu, var):
+    """`bns_divergence` times the number of channels: its mean over channels is their sum."""
+    return len(mu) * bns_divergence(mu_hat, var_hat, mu, var)
+
+
+DIVERGENCES = {
+    "kl": bns_divergence,
+    "kl_reverse": partial(bns_divergence, reverse=True),
+    "kl_sum": _summed_over_channels,
+    "mse": moment_mse,
+}
+"""The readings of section 3.3, as losses on one layer's channels."""
 
 
 @dataclass
@@ -218,10 +234,8 @@ class Algorithm1:
         with autocast(self.bf16):
             logits = self.model(x)
         measured = seen.moments + [input_moments(x)] * config.input_pair
-        loss = moment_mse if config.divergence == "mse" else bns_divergence
-        options = {"reverse": True} if config.divergence == "kl_reverse" else {}
         return {
-            "J_KL": mean_divergence(measured, self.reference, loss, **options),
+            "J_KL": mean_divergence(measured, self.reference, DIVERGENCES[config.divergence]),
             "class_term": class_term(logits.float(), self.targets.repeat(config.copies), config.temperature),
             "smoothness": smoothness(self.images, self.kernel),
         }
@@ -330,6 +344,7 @@ class KnowledgeWithin(Strict):
     augment: bool = Field(True, description="random crop and mirror of every drawn batch (section 4.2)")
     synthesis_steps: int = Field(500, ge=1, description="budget of Algorithm 1")
     copies: int = Field(4, ge=1, description="augmented copies in synthesis (section 4.1)")
+    distillation: DistillConfig | None = Field(None, description="how the student is trained; None: only calibrated")
     seed: int = Field(0, ge=0)
 
 
@@ -363,7 +378,10 @@ def compress(
     student = quantize.quantized(
         model, config.weight_bits, config.act_bits, edge_bits=config.edge_bits, per_channel=config.per_channel
     )
-    return calibrate(student, pool, config), report
+    calibrate(student, pool, config)
+    if config.distillation:
+        report["distillation_loss"] = distill(student, model, pool, config.distillation)[-1]
+    return student, report
 
 
 @torch.no_grad()

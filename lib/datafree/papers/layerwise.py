@@ -1,0 +1,440 @@
+"""Layer-Wise Data-Free CNN Compression (Horton, Jin, Farhadi, Rastegari, 2020): equalised layers, imitated inputs.
+
+Section III-A fusion and assumption-free cross-layer equalisation (AFCLE, eqs. 1 to 9), III-B inputs of a layer
+from the BatchNorm before it (eqs. 10 to 12). The fusion itself is `datafree.graph.fold_all`.
+
+Layer 1 is the earlier layer of a pair and layer 2 the later one. The text below eq. 2 says the opposite, but only
+this reading of eqs. 4 to 9 keeps the function.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from ..errors import DataFreeError
+from ..graph import Feed, Graph, Pair, fold_all, trace
+from ..params import Strict
+
+Moments = dict[str, tuple[torch.Tensor, torch.Tensor]]
+"""Name of a BatchNorm, or of a layer without one -> mean beta and deviation |gamma| of its output, [C] each."""
+
+
+class Equalization(Strict):
+    """Settings of AFCLE. 'Not given' marks values that the paper leaves out."""
+
+    buffers: Literal["needed", "always", "never"] = Field(
+        "needed",
+        description="where buffers undo the scaling: only around activations that a factor cannot pass (section "
+        "III-A), around all pairs, or around none (pairs with such activations are then left as they are)",
+    )
+    tolerance: float = Field(1e-3, gt=0, description="distance of the mean scale from one that ends it (section III-A)")
+    strict: bool = Field(True, description="ask the mean of |s - 1| to be within the tolerance too; not in the paper")
+    max_sweeps: int = Field(1000, ge=1, description="sweeps at most; not given")
+
+
+# III-A: fusion and equalisation -------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def rescale_block(conv: nn.Module, norm: nn.BatchNorm2d, a: torch.Tensor) -> tuple[nn.Module, nn.BatchNorm2d]:
+    r"""A linear layer and its BatchNorm with each channel scaled and scaled back
+    (Layer-Wise Data-Free CNN Compression, eq. 1).
+
+    .. math:: W^c \to a_c W^c,\quad b_c \to a_c b_c,\quad \mu_c \to a_c \mu_c,\quad \gamma_c \to \gamma_c / a_c
+
+    Args:
+        a: [C], each not zero; the sign does not matter, because nothing nonlinear lies between the two.
+    Returns:
+        copies of both with the same function. Book: {ref}`lw-invariance`.
+    """
+    if (a == 0).any():
+        raise DataFreeError("a scale of zero loses its channel; give scales that are not zero.")
+    conv, norm = copy.deepcopy(conv), copy.deepcopy(norm)
+    conv.weight.mul_(a.view(-1, *[1] * (conv.weight.ndim - 1)))
+    if conv.bias is not None:
+        conv.bias.mul_(a)
+    norm.running_mean.mul_(a)
+    norm.weight.div_(a)
+    return conv, norm
+
+
+@torch.no_grad()
+def cross_scale(first: nn.Module, last: nn.Module, s: torch.Tensor) -> None:
+    r"""Move a factor from the rows of one layer to the columns of the next, in place
+    (Layer-Wise Data-Free CNN Compression, eq. 2).
+
+    .. math:: W_1^c \to W_1^c / s_c,\quad b_{1,c} \to b_{1,c} / s_c,\quad W_2^c \to s_c W_2^c
+
+    Keeps the function where the activation f between the two has f(s x) = s f(x).
+
+    Args:
+        s: [C], each above zero (the text does not say so): f may treat the two signs differently.
+    """
+    if not (s > 0).all():
+        raise DataFreeError("a factor that passes an activation must be above zero; give positive scales.")
+    scale_rows(first, s)
+    scale_columns(last, s)
+
+
+class BufferedLayer(nn.Module):
+    r"""A layer with a factor for each input and output channel (Layer-Wise Data-Free CNN Compression, eq. 3).
+
+    .. math:: L(x) = \bigl(W (x \cdot v_{\mathrm{in}}) + b\bigr) \cdot v_{\mathrm{out}}
+
+    Attributes:
+        inner: W and b; v_in: [I], v_out: [O], ones at the start. Book: {ref}`lw-buffers`.
+    """
+
+    def __init__(self, inner: nn.Conv2d | nn.Linear):
+        super().__init__()
+        conv = isinstance(inner, nn.Conv2d)
+        inputs, outputs = (inner.in_channels, inner.out_channels) if conv else (inner.in_features, inner.out_features)
+        self.inner, self.shape = inner, (1, -1, 1, 1) if conv else (1, -1)
+        self.register_buffer("v_in", inner.weight.new_ones(inputs))
+        self.register_buffer("v_out", inner.weight.new_ones(outputs))
+
+    def forward(self, x):
+        return self.inner(x * self.v_in.view(self.shape)) * self.v_out.view(self.shape)
+
+
+def blocks(layer: nn.Module) -> torch.Tensor:
+    """The weight as [G, O/G, I/G, ...], group by group; a linear layer has one group. A view."""
+    inner = getattr(layer, "inner", layer)
+    groups = getattr(inner, "groups", 1)
+    return inner.weight.view(groups, -1, *inner.weight.shape[1:])
+
+
+def magnitudes(layer: nn.Module, positions: int = 1) -> torch.Tensor:
+    """Largest |W| of each pair of channels, [G, O/G, I/G]: over the kernel, or over a channel's columns.
+
+    Args:
+        positions: columns a channel of a linear layer.
+    """
+    weight = blocks(layer).detach().abs()
+    if not torch.isfinite(weight).all():
+        raise DataFreeError("a weight holds NaN or infinity; equalisation needs finite weights.")
+    if weight.ndim == 3:
+        return weight.unflatten(2, (-1, positions)).amax(3)
+    return weight.flatten(3).amax(3)
+
+
+def equalizing_scale(range1: torch.Tensor, range2: torch.Tensor) -> torch.Tensor:
+    r"""The factor after which both channels have the same range (Layer-Wise Data-Free CNN Compression, eq. 4).
+
+    .. math:: s_c = \frac{\sqrt{\max|W_1^c| \, \max|W_2^c|}}{\max|W_2^c|}
+
+    Args:
+        range1, range2: [C], largest magnitude of row c of the earlier and of column c of the later layer.
+    Returns:
+        [C], above zero; one where a channel has no range, because there is nothing to share. Book: {ref}`lw-scale`.
+    """
+    s = (range1 / range2).sqrt()
+    return torch.where((range2 > 0) & (s > 0) & torch.isfinite(s), s, torch.ones_like(s))
+
+
+@torch.no_grad()
+def scale_rows(layer: nn.Module, s: torch.Tensor) -> None:
+    r"""The earlier layer gives a factor away, in place (Layer-Wise Data-Free CNN Compression, eqs. 5 to 7).
+
+    .. math:: W_1^c \to W_1^c / s_c,\quad v_{1,c}^{\mathrm{out}} \to v_{1,c}^{\mathrm{out}} s_c,\quad b_{1,c} \to b_{1,c} / s_c
+
+    Args:
+        layer: a `BufferedLayer`, or a plain layer, for which eq. 6 is left out.
+        s: [O].
+    """
+    inner = getattr(layer, "inner", layer)
+    inner.weight.div_(s.view(-1, *[1] * (inner.weight.ndim - 1)))
+    if inner.bias is not None:
+        inner.bias.div_(s)
+    if isinstance(layer, BufferedLayer):
+        layer.v_out.mul_(s)
+
+
+@torch.no_grad()
+def scale_columns(layer: nn.Module, s: torch.Tensor) -> None:
+    r"""The later layer takes the factor, in place (Layer-Wise Data-Free CNN Compression, eqs. 8 and 9).
+
+    .. math:: W_2^c \to s_c W_2^c,\quad v_{2,c}^{\mathrm{in}} \to v_{2,c}^{\mathrm{in}} / s_c
+
+    Args:
+        layer: a `BufferedLayer`, or a plain layer, for which eq. 9 is left out.
+        s: [C]; a linear layer may have several columns a channel.
+    """
+    inner = getattr(layer, "inner", layer)
+    if isinstance(inner, nn.Linear):
+        s = s.repeat_interleave(inner.in_features // len(s))
+    weight = blocks(layer)
+    weight.mul_(s.view(len(weight), 1, -1, *[1] * (weight.ndim - 3)))
+    if isinstance(layer, BufferedLayer):
+        layer.v_in.div_(s)
+
+
+def afcle_step(first: nn.Module, last: nn.Module) -> torch.Tensor:
+    """One update of all channels of one pair, in place (Layer-Wise Data-Free CNN Compression, section III-A).
+
+    Args:
+        first, last: each a `BufferedLayer` or plain; plain layers are the buffer-free form.
+    Returns:
+        s [C] of eq. 4. Book: {ref}`lw-afcle`.
+    """
+    rows = magnitudes(first).amax(2).flatten()
+    inner = getattr(last, "inner", last)
+    positions = inner.in_features // len(rows) if isinstance(inner, nn.Linear) else 1
+    s = equalizing_scale(rows, magnitudes(last, positions).amax(1).flatten())
+    scale_rows(first, s)
+    scale_columns(last, s)
+    return s
+
+
+class _Ranges:
+    """Row and column maxima of one layer under factors that are not yet applied to its weight.
+
+    The weight is read once; a sweep then handles [O] and [I] vectors. Only where a layer is scaled from both
+    sides must one side's maxima be taken again, from the matrix of magnitudes.
+    """
+
+    def __init__(self, layer: nn.Module, positions: int):
+        self.matrix = magnitudes(layer, positions)
+        groups, rows, columns = self.matrix.shape
+        self.divisor, self.factor = self.matrix.new_ones(groups * rows), self.matrix.new_ones(groups * columns)
+        self._rows = self._columns = None
+
+    def rows(self) -> torch.Tensor:
+        if self._rows is None:
+            factor = self.factor.view(len(self.matrix), 1, -1)
+            self._rows = (self.matrix * factor).amax(2).flatten() / self.divisor
+        return self._rows
+
+    def columns(self) -> torch.Tensor:
+        if self._columns is None:
+            divisor = self.divisor.view(len(self.matrix), -1, 1)
+            self._columns = (self.matrix / divisor).amax(1).flatten() * self.factor
+        return self._columns
+
+    def scale_rows(self, s: torch.Tensor) -> None:
+        self.divisor, self._rows, self._columns = self.divisor * s, self.rows() / s, None
+
+    def scale_columns(self, s: torch.Tensor) -> None:
+        self.factor, self._columns, self._rows = self.factor * s, self.columns() * s, None
+
+
+@dataclass(frozen=True)
+class Equalized:
+    """What `equalize` returns.
+
+    model: the fused and equalised copy; layers of `buffered` pairs are `BufferedLayer`s.
+    scales: first layer of a pair -> the factor [O] its output was divided by, all sweeps together.
+    buffered, plain, left: pairs with buffers, without, and those not touched ('never' and a factor cannot pass).
+    mean_scale, mean_deviation: mean of s and of |s - 1| of every sweep; s of the last sweep is not applied.
+    converged: whether the stopping rule was met.
+    """
+
+    model: nn.Module
+    scales: dict[str, torch.Tensor]
+    buffered: tuple[Pair, ...]
+    plain: tuple[Pair, ...]
+    left: tuple[Pair, ...]
+    mean_scale: tuple[float, ...]
+    mean_deviation: tuple[float, ...]
+    converged: bool
+
+
+def equalize(model: nn.Module, config: Equalization | None = None, graph: Graph | None = None) -> Equalized:
+    """Fusion, then AFCLE over all neighbouring layers until it settles (Layer-Wise Data-Free CNN Compression, section III-A).
+
+    Args:
+        model: a trained network; never changed.
+        graph: of `trace(model)`, if at hand.
+    Returns:
+        a copy with the same function in evaluation mode. Book: {ref}`lw-afcle`.
+    """
+    config = config or Equalization()
+    graph = graph or trace(model)
+    folded = fold_all(model, graph)
+    pairs = graph.neighbours()
+    left = tuple(p for p in pairs if config.buffers == "never" and not p.homogeneous)
+    pairs = [p for p in pairs if p not in left]
+    ranges, means, deviations, converged = _settle(folded, pairs, config)
+    buffered = tuple(p for p in pairs if config.buffers == "always" or not p.homogeneous)
+    scales = {p.first: ranges[p.first].divisor for p in pairs}
+    _apply(folded, pairs, buffered, scales)
+    plain = tuple(p for p in pairs if p not in buffered)
+    return Equalized(folded, scales, buffered, plain, left, means, deviations, converged)
+
+
+@torch.no_grad()
+def _settle(model: nn.Module, pairs: list[Pair], config: Equalization):
+    """Sweep over the pairs on vectors of ranges only; eq. 4 for all channels of a pair at once."""
+    positions = {p.first: 1 for p in pairs} | {p.last: p.positions for p in pairs}
+    ranges = {name: _Ranges(model.get_submodule(name), k) for name, k in positions.items()}
+    means, deviations = [], []
+    for _ in range(config.max_sweeps if pairs else 0):
+        scales = []
+        for p in pairs:
+            first, last = ranges[p.first], ranges[p.last]
+            s = equalizing_scale(first.rows(), last.columns())
+            first.scale_rows(s)
+            last.scale_columns(s)
+            scales.append(s)
+        s = torch.cat(scales)
+        means.append(s.mean().item())
+        deviations.append((s - 1).abs().mean().item())
+        if stops(means[-1], deviations[-1], config):
+            return ranges, tuple(means), tuple(deviations), True
+    return ranges, tuple(means), tuple(deviations), not pairs
+
+
+def stops(mean: float, deviation: float, config: Equalization) -> bool:
+    r"""The stopping rule (Layer-Wise Data-Free CNN Compression, section III-A).
+
+    .. math:: \Bigl|\frac1n \sum_c s_c - 1\Bigr| < 10^{-3}
+
+    Factors above and below one cancel in it. With `config.strict` the mean of |s_c - 1| must be as small.
+    """
+    return abs(mean - 1) < config.tolerance and (not config.strict or deviation < config.tolerance)
+
+
+def _apply(model: nn.Module, pairs: list[Pair], buffered: tuple[Pair, ...], scales: dict[str, torch.Tensor]) -> None:
+    """Eqs. 5 to 9 with the factors of all sweeps together: each weight is written once."""
+    for name in {name for p in buffered for name in (p.first, p.last)}:
+        parent, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(parent), leaf, BufferedLayer(model.get_submodule(name)))
+    for p in pairs:
+        first, last = (model.get_submodule(name) for name in (p.first, p.last))
+        if p not in buffered:
+            first, last = (getattr(layer, "inner", layer) for layer in (first, last))
+        scale_rows(first, scales[p.first])
+        scale_columns(last, scales[p.first])
+
+
+@torch.no_grad()
+def fold_buffers(model: nn.Module) -> nn.Module:
+    """A copy whose buffers are part of weight and bias: no parameter more than before (Layer-Wise Data-Free CNN Compression, section III-A).
+
+    In a quantised layer this turns the grid of the tensor into one for each channel.
+    """
+    model = copy.deepcopy(model)
+    for name, layer in [(n, m) for n, m in model.named_modules() if isinstance(m, BufferedLayer)]:
+        scale_columns(layer.inner, layer.v_in)
+        scale_rows(layer.inner, 1 / layer.v_out)
+        parent, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(parent), leaf, layer.inner)
+    return model
+
+
+# III-B: inputs of a layer without data ------------------------------------------------------------------------------
+
+
+def stored_moments(model: nn.Module, graph: Graph) -> Moments:
+    r"""What BatchNorm says about its own output, read before fusion (Layer-Wise Data-Free CNN Compression, eq. 10).
+
+    .. math:: \mathrm{E}[y_c] = \beta_c,\qquad \mathrm{Std}[y_c] = |\gamma_c|
+
+    gamma may be negative and a deviation may not: hence the magnitude. A layer without BatchNorm counts as
+    standard normal.
+    """
+    found: Moments = {}
+    for name, module in model.named_modules():
+        if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d):
+            one = torch.ones(module.num_features) if module.weight is None else module.weight.detach().abs()
+            found[name] = (torch.zeros_like(one) if module.bias is None else module.bias.detach().clone(), one)
+    for layer in graph.layers:
+        if layer.norm is None:
+            found[layer.name] = torch.zeros(layer.outputs), torch.ones(layer.outputs)
+    return found
+
+
+def tracked_moments(moments: Moments, graph: Graph, equalized: Equalized) -> Moments:
+    """The moments after equalisation: divided where a pair has no buffers; with buffers they stay as they are."""
+    moments = dict(moments)
+    for pair in equalized.plain:
+        name = graph.layer(pair.first).norm or pair.first
+        s = equalized.scales[pair.first]
+        moments[name] = tuple(m / s for m in moments[name])
+    return moments
+
+
+def block_output(beta: torch.Tensor, gamma: torch.Tensor, shape: tuple[int, int, int], generator: torch.Generator):
+    r"""What a block puts out, before its activation (Layer-Wise Data-Free CNN Compression, eq. 11).
+
+    .. math:: x_j \sim \mathcal N(\beta_j, \gamma_j^2)
+
+    Args:
+        beta, gamma: [C], mean and standard deviation.
+        shape: (N, H, W).
+    Returns:
+        [N, C, H, W], all values independent. Book: {ref}`lw-generator`.
+    """
+    count, height, width = shape
+    noise = torch.randn(count, len(beta), height, width, generator=generator)
+    return noise.mul_(gamma.abs().view(1, -1, 1, 1)).add_(beta.view(1, -1, 1, 1))
+
+
+def layer_input(
+    graph: Graph, name: str, moments: Moments, shape: tuple[int, int, int], generator: torch.Generator, *,
+    activation: bool = True, pooled: bool = False, feed: Feed | None = None,
+) -> torch.Tensor:  # fmt: skip
+    r"""Imitated input of a layer: the blocks that feed it, added up (Layer-Wise Data-Free CNN Compression, eq. 12).
+
+    .. math:: x = \sum_j f_j(x_j)
+
+    The sum follows the network: an activation after an addition is applied after it, and identity branches are
+    sums themselves. Pooling is ignored, as section III-B says. No BatchNorm before the layer: N(0, 1).
+
+    Args:
+        moments: of `stored_moments` or `tracked_moments`.
+        shape: (N, H, W); the paper gives no height and width.
+        activation: apply f_j; pruning leaves it out (section III-D).
+        pooled: apply the pooling right before the layer after all, over H x W independent values.
+        feed: another tree than the network's own.
+    Returns:
+        [N, C, H, W]; for a linear layer [N, columns], drawn as independent values. Book: {ref}`lw-generator`.
+    """
+    layer, feed = graph.layer(name), feed or graph.feeding(name)
+    shape = _linear_shape(layer, feed, shape, pooled) if layer.kind == "linear" else shape
+    feed = feed if activation else without_activation(feed)
+
+    def leaf(part: Feed) -> torch.Tensor:
+        if part.name in moments:
+            return block_output(*moments[part.name], shape, generator)
+        return torch.randn(shape[0], part.channels or layer.inputs, *shape[1:], generator=generator)
+
+    head = feed.terms[0] if pooled and feed.kind == "pool" else feed
+    x = head.value(leaf, spatial=False)
+    x = feed.apply(x) if head is not feed else x
+    x = x.flatten(1) if layer.kind == "linear" else x
+    if x.shape[1] != layer.inputs:
+        raise DataFreeError(
+            f"the input of '{name}' ({feed}) was imitated with {x.shape[1]} channels instead of {layer.inputs}; "
+            "what feeds it is not known well enough."
+        )
+    return x
+
+
+def _linear_shape(layer, feed: Feed, shape: tuple[int, int, int], pooled: bool) -> tuple[int, int, int]:
+    if pooled and feed.kind == "pool":
+        return shape
+    known = [leaf.channels for leaf in feed.leaves() if leaf.channels]
+    single = known and feed.kind != "concat" and layer.inputs % known[0] == 0
+    return shape[0], 1, layer.inputs // known[0] if single else 1
+
+
+def without_activation(feed: Feed) -> Feed:
+    """The same tree with every activation left out."""
+    if feed.kind == "act":
+        return without_activation(feed.terms[0])
+    return replace(feed, terms=tuple(map(without_activation, feed.terms)))
+
+
+def activation_before_sum(feed: Feed) -> Feed:
+    """The tree as eq. 12 has it to the letter: an activation after an addition moves to each of the terms."""
+    terms = tuple(map(activation_before_sum, feed.terms))
+    if feed.kind == "act" and terms[0].kind == "sum":
+        return replace(terms[0], terms=tuple(replace(feed, terms=(t,)) for t in terms[0].terms))
+    return replace(feed, terms=terms)

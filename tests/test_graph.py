@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from conftest import with_statistics
 from torch import nn
 
-from datafree import graph, models, torchvision_shim
+from datafree import data, graph, models, torchvision_shim
 from datafree.errors import DataFreeError
 
 OWN = ("resnet20", "mobilenet_v2_small", "slim_vgg", "resnet44")
@@ -232,3 +232,16 @@ def test_linear_layers_with_batchnorm_fold_too():
     folded = graph.fold_all(net.eval())
     torch.testing.assert_close(folded(x), net(x))
     assert isinstance(folded[2], nn.Identity) and isinstance(net[2], nn.BatchNorm1d)
+
+
+def test_inputs_and_their_moments_are_those_of_hooks():
+    net = Odd("plain").eval()
+    x = torch.rand(10, 3, 8, 8)
+    seen = graph.inputs_of(net, ["b", "c"], x)
+    torch.testing.assert_close(seen["b"], net.bn(net.a(x)))
+    torch.testing.assert_close(net.c(seen["c"]), net(x))
+    found = graph.input_moments(net, ["b", "c"], data.generated(x, "x"), batch=4)
+    torch.testing.assert_close(found["b"][0], seen["b"].mean((0, 2, 3)))
+    torch.testing.assert_close(found["b"][1], seen["b"].var((0, 2, 3), unbiased=False))
+    torch.testing.assert_close(found["c"][0], seen["c"].mean(0))
+    assert not net.b._forward_pre_hooks

@@ -7,6 +7,7 @@
     graph.feeding(name)          what the input of a layer is made of: a small tree of BatchNorm outputs
     graph.problems()             sentences: what is not handled, and where
     fold_all(model)              a copy in which every BatchNorm behind a convolution is part of it
+    inputs_of, input_moments     what layers really receive, to compare with
 
 Names are those of `model.named_modules()`, so they hold in every copy of the model, folded or not.
 Operations between layers count by what they do to channels: elementwise activations, pooling and other maps
@@ -18,7 +19,8 @@ from __future__ import annotations
 import copy
 import operator
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial, reduce
 
@@ -26,6 +28,7 @@ import torch
 from torch import fx, nn
 
 from . import bn, roles
+from .data import ImageSet
 from .errors import DataFreeError
 from .evaluate import evaluating
 
@@ -379,3 +382,41 @@ def fold_all(model: nn.Module, graph: Graph | None = None) -> nn.Module:
 def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
     parent, _, leaf = name.rpartition(".")
     setattr(model.get_submodule(parent), leaf, module)
+
+
+@contextmanager
+def _watching(model: nn.Module, names: Iterable[str], watch: Callable[[str, torch.Tensor], None]):
+    hooks = []
+    try:
+        with evaluating(model), torch.no_grad():
+            for name in names:
+                module = model.get_submodule(name)
+                hooks.append(module.register_forward_pre_hook(lambda _, args, name=name: watch(name, args[0])))
+            yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def inputs_of(model: nn.Module, names: Iterable[str], x: torch.Tensor) -> dict[str, torch.Tensor]:
+    """What the named modules receive when the network gets x."""
+    seen: dict[str, torch.Tensor] = {}
+    with _watching(model, names, lambda name, value: seen.__setitem__(name, value.clone())):
+        model(x)
+    return seen
+
+
+def input_moments(model: nn.Module, names: Iterable[str], images: ImageSet, batch: int = 250) -> dict[str, bn.Moments]:
+    """Mean and variance of each channel (or column of a linear layer) that the named modules receive, over `images`."""
+    sums: dict[str, list] = {}
+
+    def watch(name: str, value: torch.Tensor) -> None:
+        rows = value.double().transpose(0, 1).flatten(1)
+        parts = (rows.sum(1), rows.square().sum(1), rows.shape[1])
+        sums[name] = [a + b for a, b in zip(sums.get(name, (0, 0, 0)), parts)]
+
+    with _watching(model, names, watch):
+        for x, _ in images.batches(batch):
+            model(x)
+    means = {name: (first / n, second / n) for name, (first, second, n) in sums.items()}
+    return {name: (m.float(), (q - m.square()).clamp_min(0).float()) for name, (m, q) in means.items()}

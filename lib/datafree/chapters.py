@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from . import data, models
@@ -32,6 +33,15 @@ def images(config: Strict, split: str, count: int | None = None) -> data.ImageSe
     return whole.per_class(count // len(whole.classes))
 
 
+def part(pool: data.ImageSet, count: int) -> data.ImageSet:
+    """`count` images of a pool: of a real one equally many a class, of a generated one every so many-th."""
+    if count >= len(pool):
+        return pool
+    if pool.pixels.dtype == torch.uint8:
+        return pool.per_class(max(1, count // len(pool.classes)))
+    return pool[torch.linspace(0, len(pool) - 1, count).long()]
+
+
 def synthesis_config(config: KWPools, scheme: str, sigma: float = 1.0) -> SynthesisConfig:
     """How the pools of images are made that the chapters on calibration and distillation share."""
     return SynthesisConfig(
@@ -57,4 +67,4 @@ def pool(model: nn.Module, config: KWPools, source: str, sigma: float = 1.0, cou
     return image_set(model, synthesis_config(config, source, sigma), count, path)
 
 
-__all__ = ["SOURCES", "images", "network", "normalisation", "pool", "pool_path", "synthesis_config"]
+__all__ = ["SOURCES", "images", "network", "normalisation", "part", "pool", "pool_path", "synthesis_config"]

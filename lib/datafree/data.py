@@ -73,6 +73,16 @@ class ImageSet:
         return self[torch.cat(chosen).sort().values]
 
 
+def joined(sets: list[ImageSet], name: str) -> ImageSet:
+    """Several sets of the same kind and size of image, one after the other."""
+    if len({(s.pixels.shape[1:], s.pixels.dtype) for s in sets}) > 1:
+        raise DataFreeError(
+            f"'{name}' would join images of different shape or kind: {', '.join(s.name for s in sets)}."
+        )
+    pixels, labels = (torch.cat([getattr(s, part) for s in sets]) for part in ("pixels", "labels"))
+    return replace(sets[0], pixels=pixels, labels=labels, name=name)
+
+
 def generated(images: torch.Tensor, name: str, labels: torch.Tensor | None = None) -> ImageSet:
     """Wrap float images in [0, 1] that no camera made."""
     labels = torch.full((len(images),), -1) if labels is None else labels

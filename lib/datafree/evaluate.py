@@ -59,6 +59,13 @@ def top5(model: nn.Module, images: ImageSet, batch: int = 250, bf16: bool = Fals
     return topk(model, images, 5, batch, bf16)
 
 
+def class_accuracy(model: nn.Module, images: ImageSet, batch: int = 250) -> torch.Tensor:
+    """Top-1 accuracy in percent of each class [K]; NaN where a class has no image."""
+    hits = (outputs(model, images, batch).argmax(1) == images.labels).float()
+    count = torch.bincount(images.labels, minlength=len(images.classes))
+    return 100 * torch.bincount(images.labels, hits, minlength=len(images.classes)) / count
+
+
 def agreement(model: nn.Module, reference: nn.Module, images: ImageSet, batch: int = 250) -> float:
     """Share of images, in percent, on which both networks choose the same class. Needs no labels."""
     a, b = (outputs(m, images, batch).argmax(1) for m in (model, reference))

@@ -123,10 +123,24 @@ class KWCalibration(KWPools):
     test_images: TestImages = 1000
 
 
+class KWDistillation(KWPools):
+    """Parameters of 03_kw_distillation."""
+
+    steps: int = Field(120, ge=2, le=1_000_000, description="steps of the main runs (section 4.2: 16,000)")
+    short_steps: int = Field(40, ge=2, le=1_000_000, description="steps of the runs that compare recipes")
+    batch: Batch = 64
+    kd_rate: float = Field(3e-4, gt=0, le=10, description="peak learning rate of distillation (not given)")
+    optimizer: Literal["sgd", "adam"] = Field("adam", description="of distillation (section 4.2: sgd)")
+    calibration_steps: int = Field(5, ge=1, le=100_000, description="calibration batches of 128 before distilling")
+    whole_images: int = Field(500, ge=10, le=1_000_000, description="real images that stand for all of them (table 6)")
+    test_images: TestImages = 1000
+
+
 NOTEBOOKS: dict[str, type[Strict]] = {
     "00_start": Start,
     "01_kw_synthesis": KWSynthesis,
     "02_kw_calibration": KWCalibration,
+    "03_kw_distillation": KWDistillation,
 }
 """The parameters of each notebook; the defaults are those of its parameters cell and of the profile 'book'."""
 

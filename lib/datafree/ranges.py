@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from . import quantize
-from .data import ImageSet
 from .evaluate import evaluating
 
 Rule = Callable[[torch.Tensor, int], tuple[torch.Tensor, torch.Tensor]]

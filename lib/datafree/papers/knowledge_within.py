@@ -285,6 +285,19 @@ def synthesize(
     return Algorithm1(model, config, size, classes).run(progress)
 
 
+def snapshots(
+    model: nn.Module, config: SynthesisConfig, moments: list[int], size: int = 32, classes: int = 10
+) -> dict[int, torch.Tensor]:
+    """Images as they are after each of the given numbers of steps of one run (The Knowledge Within, figure 2b)."""
+    run, kept = Algorithm1(model, config, size, classes), {}
+    with bn.capture(model) as seen:
+        for done in range(1, max(moments) + 1):
+            run.step(seen)
+            if done in moments:
+                kept[done] = run.images.detach().clamp(0, 1)
+    return kept
+
+
 def image_set(
     model: nn.Module, config: SynthesisConfig, count: int, path: Path | None = None, size: int = 32, classes: int = 10
 ) -> data.ImageSet:
@@ -389,3 +402,25 @@ def count_classes(model: nn.Module, shape: tuple[int, int, int]) -> int:
     """Number of outputs of the network on one image."""
     with evaluating(model):
         return model(torch.zeros(1, *shape)).shape[1]
+
+
+def mean_prediction(logits: torch.Tensor, hard: bool = False) -> torch.Tensor:
+    r"""What a network makes of a set of images on average, class by class (The Knowledge Within, section 5).
+
+    .. math:: \bar p = \frac1n\sum_i \mathrm{softmax}(z_i)
+              \quad\text{or}\quad \frac1n\sum_i \mathbb 1[k = \mathrm{argmax}\, z_i]
+
+    Args:
+        logits: z, [n, K], outputs of the final linear layer.
+        hard: count the likeliest class of each image in place of its probabilities.
+    Returns:
+        [K], sums to one. Book: {ref}`kw-mean-prediction`.
+    """
+    if not hard:
+        return logits.softmax(1).mean(0)
+    return F.one_hot(logits.argmax(1), logits.shape[1]).float().mean(0)
+
+
+def effective_classes(share: torch.Tensor) -> float:
+    r"""Number of equally frequent classes with the entropy of `share`: :math:`\exp\bigl(-\sum_k p_k \log p_k\bigr)`."""
+    return torch.special.entr(share).sum().exp().item()

@@ -6,10 +6,14 @@ import sys
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from PIL import Image
 from torch import nn
 
 from datafree import cli, models, paths
+
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 class Tiny(nn.Module):

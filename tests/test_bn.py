@@ -149,6 +149,8 @@ def test_unreached_layer_is_named():
     with bn.capture(net) as seen, pytest.raises(DataFreeError, match="1 of 2 BatchNorm layers were not reached"):
         net(torch.rand(2, 3, 4, 4))
         _ = seen.moments
+    with pytest.raises(DataFreeError, match="1 of 2 BatchNorm layers were not reached"):
+        bn.image_moments(net, data.generated(torch.rand(2, 3, 4, 4), "x"))
 
 
 def test_measure_pools_batches_exactly():
@@ -190,3 +192,45 @@ def test_mean_divergence_is_the_plain_mean_over_layers(n):
     stored = [(torch.randn(c + 1), torch.rand(c + 1) + 0.1) for c in range(n)]
     expected = sum(bn.bns_divergence(*m, *r).mean().item() for m, r in zip(pairs, stored)) / n
     assert bn.mean_divergence(pairs, stored).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_image_moments_add_up_to_what_measure_finds():
+    net, images = network(), data.generated(torch.rand(23, 3, 13, 17), "x")
+    before = models.state_hash(net)
+    moments, whole = bn.image_moments(net, images, batch=7), bn.measure(net, images)
+    assert models.state_hash(net) == before and not any(m._forward_pre_hooks for m in net.modules())
+    for (first, second), (mu, var) in zip(moments, whole):
+        assert first.shape == second.shape == (23, len(mu))
+        torch.testing.assert_close(first.mean(0), mu, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(second.mean(0) - first.mean(0).square(), var, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("size", [1, 4, 6, 24])
+@pytest.mark.parametrize("options", [{}, {"reverse": True}])
+def test_groups_have_the_divergence_of_their_images(size, options):
+    net, images = network(), data.generated(torch.rand(24, 3, 13, 17), "x")
+    reference = bn.stored(net)
+    found = bn.group_divergences(bn.image_moments(net, images), reference, size, **options)
+    expected = [
+        bn.mean_divergence(bn.measure(net, images[slice(i, i + size)]), reference, **options)
+        for i in range(0, 24, size)
+    ]
+    torch.testing.assert_close(found, torch.stack(expected), atol=1e-4, rtol=1e-3)
+    if not options:
+        assert found.mean().item() == pytest.approx(bn.j_kl(net, images, size), rel=1e-3)
+
+
+def test_groups_are_drawn_without_replacement_and_repeat_with_their_seed():
+    moments = [(torch.arange(10.0)[:, None], torch.arange(10.0)[:, None] ** 2 + 1)]
+    reference = [(torch.zeros(1), torch.ones(1))]
+    singles = bn.group_divergences(moments, reference, 1, torch.Generator().manual_seed(0), eps=0.0)
+    torch.testing.assert_close(singles.sort().values, 0.5 * torch.arange(10.0) ** 2)
+    draw = [bn.group_divergences(moments, reference, 3, torch.Generator().manual_seed(s)) for s in (1, 1, 2)]
+    assert len(draw[0]) == 3 and torch.equal(draw[0], draw[1]) and not torch.equal(draw[0], draw[2])
+
+
+@pytest.mark.parametrize("size", [0, 11, -1])
+def test_groups_must_fit(size):
+    moments = [(torch.zeros(10, 1), torch.ones(10, 1))]
+    with pytest.raises(DataFreeError, match=f"groups of {size} cannot be drawn from 10 images; give a size from 1"):
+        bn.group_divergences(moments, [(torch.zeros(1), torch.ones(1))], size)

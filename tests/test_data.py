@@ -164,7 +164,9 @@ def test_torchvision_labels_that_are_no_class_count_as_none(tmp_path, monkeypatc
 
 
 def test_unknown_names_splits_and_sizes():
-    with pytest.raises(DataFreeError, match="data set 'cifar11' is not known; use 'folder:PATH' or one of cifar10-stub"):
+    with pytest.raises(
+        DataFreeError, match="data set 'cifar11' is not known; use 'folder:PATH' or one of cifar10-stub"
+    ):
         data.load("cifar11")
     with pytest.raises(DataFreeError, match="split 'validation' is not known; use 'train' or 'test'"):
         data.load("cifar10-stub", "validation")
@@ -226,3 +228,42 @@ def test_a_split_without_labels_is_refused(stubs):
     with pytest.raises(DataFreeError, match="has no split 'test'"):
         data.load("cifar10-stub")
     assert json.loads((stubs / "cifar10" / "train.json").read_text())["size"] == 32
+
+
+@pytest.mark.parametrize(
+    ("name", "split", "count", "size"),
+    [("fashion-mnist-stub", "test", 500, 28), ("fashion-mnist-stub", "train", 500, 28),
+     ("digits-stub", "test", 500, 8), ("digits-stub", "train", 1297, 8)],
+)  # fmt: skip
+def test_the_embedded_grey_sets(name, split, count, size):
+    small, usual = data.load(name, split, size=size), data.load(name, split)
+    assert small.pixels.shape == (count, 3, size, size) and usual.pixels.shape == (count, 3, 32, 32)
+    assert torch.equal(small.labels, usual.labels) and len(small.classes) == 10
+    assert torch.bincount(small.labels, minlength=10).min() > 0.9 * count / 10
+    for pixels in (small.pixels, usual.pixels):
+        assert (
+            pixels.dtype == torch.uint8
+            and torch.equal(pixels[:, 0], pixels[:, 1])
+            and torch.equal(pixels[:, 0], pixels[:, 2])
+        )
+    means = [x.floats().mean((1, 2, 3)) for x in (small, usual)]
+    assert (means[0] - means[1]).abs().max() < 0.05, "enlarging keeps the brightness"
+
+
+def test_the_digits_are_the_seventeen_grey_levels_they_were():
+    levels = data.load("digits-stub", "train", size=8).pixels.unique()
+    assert torch.equal(levels, (torch.arange(17) * 255 / 16).round().to(torch.uint8))
+
+
+@pytest.mark.parametrize("name", ["fashion-mnist-stub", "digits-stub"])
+def test_splits_of_the_grey_sets_do_not_overlap(name):
+    train, test = ({x.numpy().tobytes() for x in data.load(name, s, size=28).pixels} for s in ("train", "test"))
+    assert len(train & test) == 0
+
+
+def test_a_whole_set_is_written_in_its_own_order(stubs, forget):
+    source = data.load("digits-stub", "test", size=8)[slice(0, 7)]
+    assert data.write_stub(source, "train", None, 3, "digits-stub").parent == stubs / "digits"
+    paths.seal()
+    again = data.load("digits-stub", "train", size=8)
+    assert torch.equal(again.pixels, source.pixels) and torch.equal(again.labels, source.labels)

@@ -211,3 +211,20 @@ def test_strided_depthwise_layers_compute_the_same_function():
     assert changed and all(m.groups == m.in_channels and m.stride[0] > 1 for m in changed)
     with torch.autocast("cpu", torch.bfloat16):
         assert changed[0](torch.rand(1, changed[0].in_channels, 8, 8)).dtype == torch.float32
+
+
+def test_a_normalisation_of_ones_own_is_kept_with_the_weights_and_in_the_command(config, tmp_path):
+    own = {"mean": (0.3, 0.2, 0.1), "std": (0.3, 0.3, 0.4)}
+    record = train.train(config(epochs=1, **own), tmp_path / "w.safetensors")
+    assert "--mean '0.3 0.2 0.1' --std '0.3 0.3 0.4' --epochs 1" in record["command"]
+    model = models.load("tiny", tmp_path / "w.safetensors", classes=2)
+    assert model.normalize.mean.flatten().tolist() == pytest.approx(own["mean"])
+    assert model.normalize.std.flatten().tolist() == pytest.approx(own["std"])
+    usual = train.train(config(epochs=1), tmp_path / "v.safetensors")
+    assert "--mean" not in usual["command"]
+
+
+@pytest.mark.parametrize("std", [(0.2, 0.2, 0.0), (0.2, 0.2, -1.0)])
+def test_a_spread_of_zero_is_refused(config, std):
+    with pytest.raises(DataFreeError, match="'std.2'.*greater than 0"):
+        config(std=std)

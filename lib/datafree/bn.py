@@ -121,6 +121,13 @@ def _affine(layer: nn.BatchNorm2d) -> tuple[torch.Tensor, torch.Tensor]:
     return _row(scale), _row(shift)
 
 
+def _unreached(missing: int, count: int) -> str:
+    return (
+        f"{missing} of {count} BatchNorm layers were not reached by the forward pass; "
+        "remove the unused layers or run the part of the network that uses them."
+    )
+
+
 @dataclass
 class Captured:
     """Filled by every forward pass under `capture`: one (mu_hat, var_hat) a BatchNorm layer."""
@@ -132,10 +139,7 @@ class Captured:
     def moments(self) -> list[Moments]:
         """In the order of `layers(model)`; they carry gradients to the input."""
         if len(self.by_layer) != self.count:
-            raise DataFreeError(
-                f"{self.count - len(self.by_layer)} of {self.count} BatchNorm layers were not reached by the forward "
-                "pass; remove the unused layers or run the part of the network that uses them."
-            )
+            raise DataFreeError(_unreached(self.count - len(self.by_layer), self.count))
         return [self.by_layer[i] for i in range(self.count)]
 
 
@@ -184,6 +188,61 @@ def measure(model: nn.Module, images: ImageSet, batch: int = 500) -> list[Moment
             sums = parts if sums is None else [a + b for a, b in zip(sums, parts)]
     first_second = [s / len(images) for s in sums]
     return [(m, (q - m.square()).clamp_min(0)) for m, q in first_second]
+
+
+@torch.no_grad()
+def image_moments(model: nn.Module, images: ImageSet, batch: int = 250) -> list[Moments]:
+    """First and second moment of every BatchNorm input, image by image: one pass serves groups of any size.
+
+    Returns:
+        (mean of z, mean of z squared) a layer, each [N, C]; see `group_divergences`.
+    """
+    found = [layer for _, layer in layers(model)]
+    parts: list[list[torch.Tensor]] = [[] for _ in found]
+
+    def hook_of(i: int):
+        def hook(_module, inputs):
+            z = inputs[0].float()
+            parts[i].append(torch.stack((z.mean((2, 3)), z.square().mean((2, 3)))))
+
+        return hook
+
+    handles = [layer.register_forward_pre_hook(hook_of(i)) for i, layer in enumerate(found)]
+    try:
+        with evaluating(model):
+            for x, _ in images.batches(batch):
+                model(x)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not all(parts):
+        raise DataFreeError(_unreached(sum(not p for p in parts), len(parts)))
+    return [tuple(torch.cat(p, dim=1)) for p in parts]
+
+
+def group_divergences(
+    moments: list[Moments], reference: list[Moments], size: int, generator: torch.Generator | None = None, **options
+) -> torch.Tensor:
+    """J_KL of groups of `size` images each, drawn without replacement: [N // size]; what does not fill a group is left out.
+
+    Args:
+        moments: from `image_moments`.
+        reference: the stored (mean, variance) of every layer.
+        size: images a group; 1 scores every image by itself.
+        generator: shuffles first; None keeps the order. Data sets are often sorted by class.
+        options: handed to `bns_divergence`.
+    """
+    count = len(moments[0][0])
+    if not 1 <= size <= count:
+        raise DataFreeError(f"groups of {size} cannot be drawn from {count} images; give a size from 1 to {count}.")
+    order = torch.arange(count) if generator is None else torch.randperm(count, generator=generator)
+    index = order[: count // size * size].view(-1, size)
+    layer_values = []
+    for (first, second), stored_pair in zip(moments, reference):
+        mu_hat, square = first[index].mean(1), second[index].mean(1)
+        var_hat = (square - mu_hat.square()).clamp_min(0)
+        layer_values.append(bns_divergence(mu_hat, var_hat, *stored_pair, **options).mean(1))
+    return torch.stack(layer_values).mean(0)
 
 
 def mean_divergence(measured: list[Moments], reference: list[Moments], loss=bns_divergence, **options) -> torch.Tensor:

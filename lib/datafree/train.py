@@ -6,6 +6,7 @@ import json
 import math
 import time
 from pathlib import Path
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +21,8 @@ from .errors import DataFreeError
 from .params import Strict
 from .paths import weights_name, write_atomically
 
+Spread = Annotated[float, Field(gt=0)]
+
 
 class TrainConfig(Strict):
     """Everything that decides a training run."""
@@ -28,7 +31,7 @@ class TrainConfig(Strict):
     data: str = Field(description="data set name, as in datafree.data.load")
     root: str | None = Field(None, description="where torchvision's data sets lie")
     mean: tuple[float, float, float] = Field(models.CIFAR_MEAN, description="of the input normalisation")
-    std: tuple[float, float, float] = Field(models.CIFAR_STD, description="of the input normalisation")
+    std: tuple[Spread, Spread, Spread] = Field(models.CIFAR_STD, description="of the input normalisation")
     epochs: int = Field(30, ge=1, description="passes over the training images")
     batch: int = Field(128, ge=2)
     rate: float = Field(0.2, gt=0, description="peak learning rate of SGD with Nesterov momentum")

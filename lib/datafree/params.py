@@ -136,11 +136,38 @@ class KWDistillation(KWPools):
     test_images: TestImages = 1000
 
 
+class KWCorrespondence(KWPools):
+    """Parameters of 04_kw_correspondence."""
+
+    batch: int = Field(128, ge=2, le=4096, description="images a batch where J_KL is averaged over batches")
+    reference_images: int = Field(500, ge=10, le=1_000_000, description="training images, at most (table 4: all)")
+    test_images: TestImages = 1000
+    probe_images: int = Field(
+        500,
+        ge=10,
+        le=1_000_000,
+        description="images of each other set, at most; at most half of the test images are damaged",
+    )
+    natural: str = Field("", description="folder:PATH of another set of natural images; empty for none")
+
+
+class LWEqualization(NotebookParameters):
+    """Parameters of 05_lw_equalization."""
+
+    model: Model = "mobilenet_v2_small"
+    second: Model = "resnet20"
+    images: int = Field(500, ge=10, le=1_000_000, description="test and training images to compare with, at most")
+    samples: int = Field(256, ge=2, le=100_000, description="imitated inputs of each layer (figure 4: 2000)")
+    size: int = Field(8, ge=5, le=224, description="height and width of imitated inputs (not given)")
+
+
 NOTEBOOKS: dict[str, type[Strict]] = {
     "00_start": Start,
     "01_kw_synthesis": KWSynthesis,
     "02_kw_calibration": KWCalibration,
     "03_kw_distillation": KWDistillation,
+    "04_kw_correspondence": KWCorrespondence,
+    "05_lw_equalization": LWEqualization,
 }
 """The parameters of each notebook; the defaults are those of its parameters cell and of the profile 'book'."""
 

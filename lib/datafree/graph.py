@@ -411,8 +411,8 @@ def input_moments(model: nn.Module, names: Iterable[str], images: ImageSet, batc
     sums: dict[str, list] = {}
 
     def watch(name: str, value: torch.Tensor) -> None:
-        rows = value.double().transpose(0, 1).flatten(1)
-        parts = (rows.sum(1), rows.square().sum(1), rows.shape[1])
+        dims = [d for d in range(value.ndim) if d != 1]
+        parts = (value.sum(dims).double(), value.square().sum(dims).double(), value.numel() // value.shape[1])
         sums[name] = [a + b for a, b in zip(sums.get(name, (0, 0, 0)), parts)]
 
     with _watching(model, names, watch):

@@ -267,3 +267,15 @@ def test_a_whole_set_is_written_in_its_own_order(stubs, forget):
     paths.seal()
     again = data.load("digits-stub", "train", size=8)
     assert torch.equal(again.pixels, source.pixels) and torch.equal(again.labels, source.labels)
+
+
+def test_joined_sets_follow_one_another():
+    a, b = (data.generated(torch.full((n, 3, 4, 4), v), "x") for n, v in ((2, 0.1), (3, 0.9)))
+    both = data.joined([a, b], "both")
+    assert len(both) == 5 and both.name == "both" and both.pixels[2].mean() == pytest.approx(0.9)
+
+
+def test_sets_of_different_kinds_are_not_joined():
+    made = data.generated(torch.rand(2, 3, 32, 32), "made")
+    with pytest.raises(DataFreeError, match="different shape or kind"):
+        data.joined([data.load("cifar10-stub", "test")[:2], made], "both")

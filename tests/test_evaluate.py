@@ -119,3 +119,15 @@ def test_hooks_are_gone_after_counting(tiny):
     model = tiny()
     evaluate.count_macs(model, (3, 8, 8))
     assert not any(m._forward_hooks for m in model.modules())
+
+
+def test_accuracy_of_classes_averages_to_top1_on_balanced_images():
+    net, images = models.load("resnet20"), data.load("cifar10-stub", "test").per_class(10)
+    by_class = evaluate.class_accuracy(net, images)
+    assert len(by_class) == 10 and by_class.mean().item() == pytest.approx(evaluate.top1(net, images))
+
+
+def test_a_class_without_images_has_no_accuracy():
+    net, images = models.load("resnet20"), data.load("cifar10-stub", "test").per_class(2)
+    by_class = evaluate.class_accuracy(net, images[images.labels != 3])
+    assert by_class[3].isnan() and by_class.isnan().sum() == 1

@@ -256,3 +256,33 @@ def test_sure_predictions_are_soft_and_hard_alike_and_entropy_counts_classes():
     assert kw.effective_classes(torch.full((10,), 0.1)) == pytest.approx(10, rel=1e-5)
     assert kw.effective_classes(torch.tensor((1.0, 0.0))) == pytest.approx(1)
     assert kw.mean_prediction(torch.zeros(3, 5)).tolist() == pytest.approx([0.2] * 5)
+
+
+def test_snapshots_are_stages_of_one_run(net):
+    config = kw.SynthesisConfig(batch=4, steps=4, copies=1, precision="float32")
+    kept = kw.snapshots(net, config, [1, 4])
+    assert list(kept) == [1, 4] and all(k.min() >= 0 and k.max() <= 1 for k in kept.values())
+    assert torch.allclose(kept[4], kw.synthesize(net, config, progress=False).images, atol=1e-4)
+    assert not torch.equal(kept[1], kept[4])
+
+
+def test_summing_over_channels_weighs_layers_by_their_width():
+    equal = (torch.zeros(8), torch.full((8,), 2.0), torch.zeros(8), torch.ones(8))
+    assert torch.allclose(kw.DIVERGENCES["kl_sum"](*equal).mean(), 8 * kw.DIVERGENCES["kl"](*equal).mean())
+
+
+def test_compress_distils_where_it_is_asked_to():
+    import datafree
+    from datafree import data, distill, models
+
+    net = models.load("resnet20")
+
+    pool = data.load("cifar10-stub", "train").per_class(2)
+    schedule = distill.DistillConfig(steps=2, batch=4, rate=1e-4, optimizer="adam")
+    config = kw.KnowledgeWithin(weight_bits=2, steps=1, batch=16, distillation=schedule)
+    taught, plain = (
+        datafree.compress(net, c, pool) for c in (config, config.model_copy(update={"distillation": None}))
+    )
+    assert taught.report["distillation_loss"] > 0 and "distillation_loss" not in plain.report
+    assert not torch.equal(taught.model.conv1.inner.weight, plain.model.conv1.inner.weight)
+    assert torch.equal(plain.model.conv1.inner.weight, net.conv1.weight)

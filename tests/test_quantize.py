@@ -177,3 +177,35 @@ def test_uncalibrated_network_says_so():
 def test_nothing_to_quantize():
     with pytest.raises(DataFreeError, match="no convolution or linear layer"):
         quantize.quantized(nn.Sequential(nn.ReLU()), 4, 4)
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_training_quantiser_has_the_values_and_the_gradient_of_torch(bits):
+    x = torch.randn(500, generator=torch.Generator().manual_seed(bits)).requires_grad_()
+    scale, zero = quantize.affine_parameters(torch.tensor(-1.0), torch.tensor(1.5), bits)
+    ours = quantize.fake_quantize_tensor(x, scale, zero, bits)
+    theirs = torch.fake_quantize_per_tensor_affine(x, scale, zero, 0, 2**bits - 1)
+    assert torch.allclose(ours, theirs, atol=1e-6)
+    mine, torchs = (torch.autograd.grad((y * y.detach()).sum(), x)[0] for y in (ours, theirs))
+    assert torch.allclose(mine, torchs, atol=1e-6) and (mine == 0).any() and (mine != 0).any()
+
+
+def test_training_quantiser_in_bf16_is_within_bf16_of_float():
+    x = 3 * torch.rand(1000, generator=torch.Generator().manual_seed(0))
+    scale, zero = quantize.affine_parameters(torch.tensor(0.0), torch.tensor(3.0), 4)
+    low = quantize.fake_quantize_tensor(x.bfloat16(), scale, zero, 4).float()
+    off = (low - quantize.fake_quantize_tensor(x, scale, zero, 4)).abs()
+    assert (off > 0.5 * scale).float().mean() < 0.05  # rounded to the neighbour near a boundary
+    assert off.max() < 1.1 * scale
+
+
+def test_frozen_weight_ranges_stay_where_they_were():
+    layer = quantize.QuantizedLayer(torch.nn.Conv2d(2, 3, 1), 4, 4)
+    quantize.freeze_weight_ranges(layer)
+    limits = [limit.clone() for limit in layer.weight_limits]
+    with torch.no_grad():
+        layer.inner.weight.mul_(3)
+    kept = layer.quantized_weight().detach().flatten(1)
+    assert (kept.amax(1) <= limits[1].clamp_min(0) + 0.1 * (limits[1] - limits[0])).all()
+    layer.weight_limits = None
+    assert layer.quantized_weight().abs().max() > 2 * kept.abs().max()

@@ -20,7 +20,7 @@ def attach(app: typer.Typer) -> None:
     app.command()(run)
     app.command()(build)
     app.command()(doctor)
-    for step in (stage, render, publish):
+    for step in (stage, render, publish, shorten):
         app.command(hidden=True)(step)
 
 
@@ -78,6 +78,16 @@ def build(
         book.build(goal, profile, cores)
     if goal == "book":
         typer.echo(f"The book is ready: {book.HTML / 'index.html'}")
+
+
+def shorten(
+    folder: Annotated[Path, typer.Argument(help="where the copies go")],
+    profile: Annotated[str, typer.Option(help="whose parameters they get")] = "smoke",
+):
+    """Copy every notebook with the parameters of a short profile, for nbval."""
+    from .run import short_copies
+
+    typer.echo(f"{len(short_copies(folder, profile))} notebooks -> {folder}")
 
 
 def stage(notebooks: list[str], profile: Profile = "book"):

@@ -11,10 +11,10 @@ from torch import nn
 from . import bn, evaluate
 from .data import ImageSet
 from .errors import DataFreeError
-from .papers import knowledge_within
+from .papers import knowledge_within, udfc
 from .params import Strict
 
-METHODS = {knowledge_within.KnowledgeWithin: knowledge_within.compress}
+METHODS = {knowledge_within.KnowledgeWithin: knowledge_within.compress, udfc.UDFC: udfc.compress}
 """Config class -> function (model, config, pool, shape) -> (network, report)."""
 
 
@@ -47,25 +47,26 @@ def compress(model: nn.Module, config: Strict, images: ImageSet | None = None, s
 
     Args:
         model: a trained network whose first layer normalises its input (datafree.models.Normalize).
-        config: e.g. KnowledgeWithin(weight_bits=4, act_bits=4).
+        config: e.g. KnowledgeWithin(weight_bits=4, act_bits=4), or UDFC(prune_ratio=0.3, repair="gaussian").
         images: use these instead of generated ones.
         shape: of one image: for generation, and for the count of operations.
     Returns:
-        `.model`, and `.report` with bits, bytes, MACs (multiply-accumulates, one image), seconds and peak memory.
+        `.model`, and `.report` with bits, bytes, MACs (multiply-accumulates, one image) before and after, seconds and peak memory.
     """
     preflight(model, config)
     if images is None and getattr(config, "scheme", "") != "gaussian":
         bn.layers(model)  # generation needs BatchNorm: say so now
     start = time.perf_counter()
     student, report = METHODS[type(config)](model, config, images, tuple(shape))
-    report |= {
+    report = {
         "method": type(config).__name__,
         "config": config.model_dump(),
         "parameters": evaluate.count_parameters(student),
         "bytes": evaluate.weight_bytes(student),
         "bytes_float": evaluate.weight_bytes(model),
-        "macs": evaluate.count_macs(model, shape),
+        "macs": evaluate.count_macs(student, shape),
+        "macs_float": evaluate.count_macs(model, shape),
         "seconds": time.perf_counter() - start,
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-    }
+    } | report
     return Result(student, report)

@@ -195,8 +195,9 @@ def neuron_merging(
     w = weight.detach().double().flatten(1)
     gamma, beta, mu, var = (v.detach().double() for v in (norm.weight, norm.bias, norm.running_mean, norm.running_var))
     sigma = (var + norm.eps).sqrt()
-    cosine = torch.nn.functional.cosine_similarity(w[keep][:, None], w[None], dim=2)
-    ratio = w.norm(dim=1)[None] / w[keep].norm(dim=1)[:, None]
+    length = w.norm(dim=1).clamp_min(torch.finfo(w.dtype).tiny)
+    cosine = (w[keep] @ w.T) / torch.outer(length[keep], length)
+    ratio = length[None] / length[keep][:, None]
     scale = ratio * (gamma / sigma)[keep][:, None] / (gamma / sigma)[None]
     bias = (gamma / sigma)[keep][:, None] * (ratio * (mu - sigma * beta / gamma)[None] - mu[keep][:, None]) + beta[
         keep

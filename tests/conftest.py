@@ -46,7 +46,7 @@ def write_images(root, count: int = 8, size: int = 8, classes=("dark", "light"),
     for k, name in enumerate(classes):
         (root / name).mkdir(parents=True, exist_ok=True)
         for i in range(count):
-            pixels = rng.integers(60 + 100 * k, 90 + 100 * k, (size, size, 3), dtype=np.uint8)
+            pixels = rng.integers(60 + 70 * k, 90 + 70 * k, (size, size, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(root / name / f"{i:02d}.png")
 
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from . import data, models
 from .errors import DataFreeError
-from .papers.knowledge_within import SCHEMES, SynthesisConfig, image_set, normalisation
+from .papers.knowledge_within import SCHEMES, SynthesisConfig, count_classes, image_set, normalisation
 from .params import KWPools, Strict, triple
 from .paths import BUILD
 
@@ -25,7 +25,8 @@ def network(config: Strict) -> nn.Module:
 
 def images(config: Strict, split: str, count: int | None = None) -> data.ImageSet:
     """The data set of `config`; with `count`, an evenly spread part that keeps the classes' shares."""
-    whole = data.load(config.data, split, root=config.root or None)
+    side = models.image_size(config.model)
+    whole = data.load(config.data, split, root=config.root or None, size=side, limit=count)
     if count is None or count >= len(whole):
         return whole
     if count < len(whole.classes):
@@ -64,7 +65,9 @@ def pool(model: nn.Module, config: KWPools, source: str, sigma: float = 1.0, cou
     if source not in SCHEMES:
         raise DataFreeError(f"image source '{source}' is not known; choose one of {', '.join(SOURCES)}.")
     path = pool_path(config, source, sigma)
-    return image_set(model, synthesis_config(config, source, sigma), count, path)
+    side = models.image_size(config.model) or 32
+    classes = count_classes(model, (3, side, side))
+    return image_set(model, synthesis_config(config, source, sigma), count, path, side, classes)
 
 
 __all__ = ["SOURCES", "images", "network", "normalisation", "part", "pool", "pool_path", "synthesis_config"]

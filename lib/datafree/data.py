@@ -132,7 +132,21 @@ def _centre_crop(image: Image.Image, size: int) -> Image.Image:
     return image.crop((left, top, left + size, top + size))
 
 
-def _folder(root: Path, split: str, size: int | None) -> ImageSet:
+def _limited(labels: list[int], limit: int | None) -> list[int]:
+    """Places of at most `limit` images, equally many of each class; the same ones every time."""
+    if limit is None or limit >= len(labels):
+        return list(range(len(labels)))
+    known = torch.tensor(labels)
+    each = limit // len(known.unique())
+    if each < 1:
+        raise DataFreeError(f"{limit} images were asked for, fewer than the {len(known.unique())} classes.")
+    generator = torch.Generator().manual_seed(0)
+    places = (torch.nonzero(known == k).flatten() for k in known.unique())
+    chosen = [p[torch.randperm(len(p), generator=generator)[:each]] for p in places]
+    return torch.cat(chosen).sort().values.tolist()
+
+
+def _folder(root: Path, split: str, size: int | None, limit: int | None = None) -> ImageSet:
     """ROOT/[SPLIT/]CLASS/IMAGE, classes in sorted order."""
     expected = (
         f"expected '{root}/CLASS/IMAGE' or '{root}/{split}/CLASS/IMAGE' with {', '.join(sorted(IMAGE_SUFFIXES))} files"
@@ -149,6 +163,7 @@ def _folder(root: Path, split: str, size: int | None) -> ImageSet:
     ]
     if not files:
         raise DataFreeError(f"data folder '{base}' holds no class folders with images; {expected}.")
+    files = [files[i] for i in _limited([k for _, k in files], limit)]
     arrays = [_read_image(path, size) for path, _ in files]
     shapes = {a.shape for a in arrays}
     if len(shapes) > 1:
@@ -187,8 +202,9 @@ def _torchvision_set(name: str, split: str, root: Path | None, download: bool):
 
 
 def load(
-    name: str, split: str = "test", *, root: str | Path | None = None, download: bool = False, size: int | None = None
-) -> ImageSet:
+    name: str, split: str = "test", *, root: str | Path | None = None, download: bool = False, size: int | None = None,
+    limit: int | None = None,
+) -> ImageSet:  # fmt: skip
     """Images by name.
 
     Args:
@@ -198,6 +214,7 @@ def load(
         download: let torchvision fetch them.
         size: resize and centre-crop to size x size; None keeps the size of a folder's files, and means
             224 for imagenet and voc2012, 32 for all other sets.
+        limit: read at most so many images of a folder or of imagenet, equally many of each class.
     """
     if split not in ("train", "test"):
         raise DataFreeError(f"split '{split}' is not known; use 'train' or 'test'.")
@@ -206,19 +223,20 @@ def load(
     if name in EMBEDDED_SETS:
         return _stub(name, split, size or 32)
     if name.startswith("folder:"):
-        return _folder(Path(name.removeprefix("folder:")), split, size)
+        return _folder(Path(name.removeprefix("folder:")), split, size, limit)
     if name in TORCHVISION_SETS:
         side = size or (224 if name in ("imagenet", "voc2012") else 32)
         opened = _torchvision_set(name, split, Path(root) if root else None, download)
-        return _from_torchvision(opened, f"{name}/{split}", side)
+        return _from_torchvision(opened, f"{name}/{split}", side, limit if name == "imagenet" else None)
     raise DataFreeError(
         f"data set '{name}' is not known; use 'folder:PATH' or one of {', '.join((*EMBEDDED_SETS, *TORCHVISION_SETS))}."
     )
 
 
-def _from_torchvision(dataset, name: str, size: int) -> ImageSet:
+def _from_torchvision(dataset, name: str, size: int, limit: int | None = None) -> ImageSet:
     images, labels = [], []
-    for image, label in dataset:
+    places = range(len(dataset)) if limit is None else _limited(dataset.targets, limit)
+    for image, label in map(dataset.__getitem__, places):
         image = image.convert("RGB")
         if image.size != (size, size):
             image = (

@@ -95,14 +95,23 @@ def _submodule(model: nn.Module, name: str) -> nn.Module:
         raise DataFreeError(f"{type(model).__name__} has no module '{name}' to tap; its parts are {known}.") from None
 
 
+def _body(model: nn.Module) -> str:
+    """Name of the part that holds all parameters, where the rest only normalises the input; else ''."""
+    holders = [(n, m) for n, m in model.named_children() if any(True for _ in m.parameters())]
+    own = any(True for _ in model.parameters(recurse=False))
+    return holders[0][0] if len(holders) == 1 and not own and not isinstance(model, nn.Sequential) else ""
+
+
 @torch.no_grad()
 def stages(model: nn.Module, shape: tuple[int, int, int] = (3, 32, 32)) -> tuple[str, ...]:
     """The last module at each resolution: the outputs of the stages of a residual network.
 
     Only parts of the top level, and members of its sequences, are looked at, in the order of the forward pass.
     """
-    blocks = [f"{n}.{k}" if isinstance(m, nn.Sequential) else n for n, m in model.named_children()
+    inside = _body(model)
+    blocks = [f"{n}.{k}" if isinstance(m, nn.Sequential) else n for n, m in model.get_submodule(inside).named_children()
               for k in (range(len(m)) if isinstance(m, nn.Sequential) else (0,))]  # fmt: skip
+    blocks = [f"{inside}.{name}" if inside else name for name in blocks]
     sides: list[tuple[str, int]] = []
     handles = [
         _submodule(model, name).register_forward_hook(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -159,6 +160,49 @@ class SmallMobileNetV2(nn.Module):
         return self.linear(torch.flatten(self.pool(self.features(self.normalize(x))), 1))
 
 
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+TORCHVISION_MODELS = ("resnet18", "resnet50", "mobilenet_v2", "vgg16_bn", "efficientnet_b0")
+"""Networks of torchvision that are known by name: 1,000 classes, images of 224 x 224."""
+
+
+class FromTorchvision(nn.Module):
+    """A network of torchvision behind its input normalisation; `network` has torchvision's own key names."""
+
+    def __init__(self, name: str, classes: int = 1000, mean=IMAGENET_MEAN, std=IMAGENET_STD):
+        super().__init__()
+        from . import torchvision_shim
+
+        torchvision_shim.install()
+        from torchvision import models as theirs
+
+        self.normalize = Normalize(mean, std)
+        self.network = theirs.get_model(name, weights=None, num_classes=classes)
+
+    def forward(self, x):
+        return self.network(self.normalize(x))
+
+
+def image_size(name: str) -> int | None:
+    """Side of the images that a network was made for; None where it is that of CIFAR-10 and its like."""
+    return 224 if name in TORCHVISION_MODELS else None
+
+
+def torchvision_state(name: str) -> dict[str, torch.Tensor]:
+    """The weights that torchvision trained on ImageNet, fetched or from its cache."""
+    from . import torchvision_shim
+
+    torchvision_shim.install()
+    from torchvision import models as theirs
+
+    try:
+        return theirs.get_model(name, weights="DEFAULT").state_dict()
+    except Exception as error:
+        raise DataFreeError(
+            f"torchvision's weights of '{name}' could not be fetched ({str(error).strip().splitlines()[0]}); "
+            "they need a network the first time, or give weights=PATH of a file fetched elsewhere."
+        ) from None
+
+
 ARCHITECTURES = {
     "resnet20": lambda **k: CifarResNet(20, **k),
     "resnet32": lambda **k: CifarResNet(32, **k),
@@ -166,6 +210,7 @@ ARCHITECTURES = {
     "resnet56": lambda **k: CifarResNet(56, **k),
     "slim_vgg": SlimVGG,
     "mobilenet_v2_small": SmallMobileNetV2,
+    **{name: partial(FromTorchvision, name) for name in TORCHVISION_MODELS},
 }
 """Everything `build` and `load` know. Those with a file in data_stubs/models need no `weights`."""
 
@@ -231,6 +276,8 @@ def check_sha256(path: str | Path, expected: str) -> None:
 def load_state(model: nn.Module, state: dict[str, torch.Tensor], source: str) -> nn.Module:
     """Copy a state dict into `model`, naming what is missing, unexpected or of another shape."""
     own = model.state_dict()
+    if isinstance(model, FromTorchvision) and not any(k.startswith("network.") for k in state):
+        state = {f"network.{k}": v for k, v in state.items()}
     state = {k: v.to(torch.float32) if v.is_floating_point() else v for k, v in state.items()}
     optional = {k for k in own if k.startswith("normalize.") or k.endswith("num_batches_tracked")}
     missing = sorted(set(own) - set(state) - optional)
@@ -272,13 +319,16 @@ def load(
 
     Args:
         name: one of ARCHITECTURES.
-        weights: a state dict's path; None takes the embedded weights of data_stubs/models.
+        weights: a state dict's path; None takes the embedded weights of data_stubs/models; 'torchvision' those that
+            torchvision fetches (TORCHVISION_MODELS only).
         sha256: expected checksum of `weights`; the embedded files are always checked.
         trained_on: which embedded weights: of CIFAR-10, or of a folder of data_stubs/models.
         settings: `classes`, and `mean` and `std` of the input normalisation.
     """
     known(name)
     _check_normalisation(settings)
+    if str(weights) == "torchvision":
+        return _of_torchvision(name, **settings)
     if weights is None:
         of = "" if trained_on == "cifar10" else f" of {trained_on}"
         missing = f"model '{name}' has no embedded weights{of}; give weights=PATH"
@@ -289,7 +339,7 @@ def load(
         check_sha256(path, sha256)
     state = read_state(path)
     carried = {"normalize.mean", "normalize.std"} <= set(state)
-    if not carried and weights is not None and "mean" not in settings:
+    if not carried and weights is not None and "mean" not in settings and name not in TORCHVISION_MODELS:
         raise DataFreeError(
             f"weights '{path}' carry no input normalisation; give mean=(...) and std=(...) as used when it was trained."
         )
@@ -301,6 +351,12 @@ def load(
             f"weights '{path}' carry their own input normalisation, another than mean and std given; leave these out."
         )
     return model.eval()
+
+
+def _of_torchvision(name: str, **settings) -> nn.Module:
+    if name not in TORCHVISION_MODELS:
+        raise DataFreeError(f"torchvision has no weights for '{name}'; it has them for {', '.join(TORCHVISION_MODELS)}.")
+    return load_state(build(name, **settings), torchvision_state(name), "torchvision").eval()
 
 
 def training_record(name: str, trained_on: str = "cifar10") -> dict:

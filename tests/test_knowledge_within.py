@@ -286,3 +286,13 @@ def test_compress_distils_where_it_is_asked_to():
     assert taught.report["distillation_loss"] > 0 and "distillation_loss" not in plain.report
     assert not torch.equal(taught.model.conv1.inner.weight, plain.model.conv1.inner.weight)
     assert torch.equal(plain.model.conv1.inner.weight, net.conv1.weight)
+
+
+def test_ranges_measured_in_bf16_are_those_of_float_to_a_percent():
+    net, pool = models.load("resnet20"), data.load("cifar10-stub", "train").per_class(5)
+    ranges = []
+    for precision in ("float32", "bf16"):
+        student = quantize.quantized(net, 4, 4)
+        kw.calibrate(student, pool, kw.KnowledgeWithin(steps=1, batch=32, precision=precision))
+        ranges.append(torch.stack([layer.high - layer.low for _, layer in quantize.quantized_layers(student)]))
+    assert torch.allclose(*ranges, rtol=0.02) and not torch.equal(*ranges)

@@ -126,7 +126,7 @@ def chunk_extremes(x: torch.Tensor, chunk: int = 16) -> tuple[torch.Tensor, torc
     """
     whole = len(x) // chunk * chunk or len(x)
     parts = x[:whole].reshape(max(1, whole // chunk), -1) if x[:whole].is_contiguous() else _rows(x[:whole], chunk)
-    return parts.amin(1).mean(), parts.amax(1).mean()  # aminmax(dim=1) is far slower
+    return parts.amin(1).float().mean(), parts.amax(1).float().mean()  # aminmax(dim=1) is far slower
 
 
 def _rows(x: torch.Tensor, chunk: int) -> torch.Tensor:

@@ -355,6 +355,7 @@ class KnowledgeWithin(Strict):
     batch: int = Field(256, ge=1, description="images drawn with replacement a step (section 4.2)")
     chunk: int = Field(16, ge=1, description="samples over which extremes are taken (section 4.2)")
     augment: bool = Field(True, description="random crop and mirror of every drawn batch (section 4.2)")
+    precision: Literal["float32", "bf16", "auto"] = Field("float32", description="of the passes that measure ranges")
     synthesis_steps: int = Field(500, ge=1, description="budget of Algorithm 1")
     copies: int = Field(4, ge=1, description="augmented copies in synthesis (section 4.1)")
     distillation: DistillConfig | None = Field(None, description="how the student is trained; None: only calibrated")
@@ -365,10 +366,11 @@ class KnowledgeWithin(Strict):
 def calibrate(student: nn.Module, pool: data.ImageSet, config: KnowledgeWithin) -> nn.Module:
     """Measure every input range of `student` on augmented draws from `pool` (The Knowledge Within, section 4.2).
 
-    The passes run in float, so the ranges serve every bit width: see `quantize.set_bits`.
+    Nothing is rounded in these passes, so the ranges serve every bit width: see `quantize.set_bits`.
     """
     generator = torch.Generator().manual_seed(config.seed)
-    with quantize.observing(student, config.chunk):
+    bf16 = config.precision == "bf16" or (config.precision == "auto" and bf16_pays())
+    with quantize.observing(student, config.chunk), autocast(bf16):
         for _ in range(config.steps):
             index = torch.randint(0, len(pool), (config.batch,), generator=generator)
             x = pool[index].floats()

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import torch
 
-from datafree import bn, data, models, quantize
+from datafree import bn, data, distill, models, quantize
 from datafree.compute import autocast, bf16_pays
 from datafree.papers import knowledge_within as kw
 from datafree.paths import BUILD, write_atomically
@@ -167,6 +167,45 @@ def calibration(repeats: int) -> list[dict]:
     ]
 
 
+class Teaching:
+    """A step of distillation, and what no such step can do without: both forward passes and the student's backward."""
+
+    def __init__(self, name: str, batch: int, bf16: bool):
+        self.bf16 = bf16
+        self.teacher = models.build(name).eval().requires_grad_(False).to(memory_format=torch.channels_last)
+        self.plain = models.build(name).eval().to(memory_format=torch.channels_last)
+        pool = data.generated(torch.rand(256, 3, 32, 32), "x")
+        student = quantize.quantized(self.plain, 2, 4, edge_bits=4)
+        kw.calibrate(student, pool, kw.KnowledgeWithin(steps=1, batch=128))
+        precision = "bf16" if bf16 else "float32"
+        self.config = distill.DistillConfig(steps=1, batch=batch, rate=1e-6, precision=precision)
+        self.distiller = distill.Distiller(student, self.teacher, pool, self.config)
+        self.x = pool.floats()[:batch]
+
+    def step(self) -> None:
+        """Draw, augment, mix, both passes with rounding and features, backward, SGD."""
+        self.distiller.run(progress=False)
+
+    def bare(self) -> None:
+        """The float networks: teacher forward, student forward and backward."""
+        with autocast(self.bf16):
+            with torch.no_grad():
+                target = self.teacher(self.x)
+            logits = self.plain(self.x)
+        self.plain.zero_grad(set_to_none=True)
+        distill.output_divergence(logits, target).backward()
+
+
+def distillation(repeats: int, batch: int) -> list[dict]:
+    rows = []
+    for name in ("resnet20", "resnet44"):
+        for bf16 in (False, True) if bf16_pays() else (False,):
+            setting, label = Teaching(name, batch, bf16), f"{name}, batch {batch}, {'bf16' if bf16 else 'float32'}"
+            turns = in_turns(setting.step, setting.bare, repeats)
+            rows.append({"name": f"distillation step, 2w4a / bare passes ({label})"} | turns)
+    return rows
+
+
 def images(repeats: int) -> list[dict]:
     x, generator = torch.randint(0, 256, (256, 3, 32, 32), dtype=torch.uint8), torch.Generator().manual_seed(0)
 
@@ -188,7 +227,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    rows = synthesis(options.repeats, options.batch)
+    rows = synthesis(options.repeats, options.batch) + distillation(options.repeats, options.batch)
     for part in (moments, calibration, images):
         rows += part(options.repeats)
     machine = provenance() | {"threads": options.threads}

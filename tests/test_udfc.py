@@ -312,3 +312,14 @@ def test_moments_are_those_of_the_compression():
     x = moments.record(net, ["conv2"], pool)["conv2"]
     whole = net.relu(net.bn1(net.conv1(pool.floats())))
     torch.testing.assert_close(x.mean(0), whole.mean((0, 2, 3)), rtol=1e-4, atol=1e-4)
+
+
+def test_errors_of_the_next_map():
+    net, pool = Two(8), images(16)
+    assert udfc.map_errors(net, UDFC(prune_ratio=0.0, repair="none"), pool) == {"conv1": 0.0}
+    few, many = (udfc.map_errors(net, UDFC(prune_ratio=r, repair="none"), pool)["conv1"] for r in (0.2, 0.8))
+    assert 0 < few < many
+    student, _ = udfc.compress(net, UDFC(prune_ratio=0.8, repair="none"), None, (3, 10, 10))
+    z, z_hat = (m(pool.floats()) for m in (net, student))
+    wanted = ((z_hat - z).square().sum() / (z - z.mean((0, 2, 3), keepdim=True)).square().sum()).item()
+    assert many == pytest.approx(wanted, rel=1e-4), "two layers: the next map is the output"

@@ -250,6 +250,23 @@ def record(model: nn.Module, layers: list[str], images, batch: int = 250) -> dic
 
 
 @torch.no_grad()
+def maps(net: nn.Module, names: list[str], images) -> dict[str, torch.Tensor]:
+    """Outputs of the modules `names` for all images at once, in evaluation mode."""
+    found: dict[str, torch.Tensor] = {}
+    handles = [
+        net.get_submodule(name).register_forward_hook(lambda _m, _i, y, name=name: found.__setitem__(name, y))
+        for name in names
+    ]
+    try:
+        with evaluating(net):
+            net(images.floats())
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
+
+
+@torch.no_grad()
 def align(norm: nn.BatchNorm2d, z: torch.Tensor, before: bn.Moments) -> None:
     r"""Move a BatchNorm's statistics by what its input has changed on the same images.
 

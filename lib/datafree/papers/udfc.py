@@ -265,9 +265,9 @@ class Compression:
     def arrive(self, name: str, x: torch.Tensor | None = None) -> None:
         """Before layer `name` runs: repair its inputs, then damage its outputs."""
         if name in self.last:
-            self._repair(self.last[name], x)
+            self.repair(self.last[name], x)
         if name in self.first:
-            self._damage(self.first[name])
+            self.damage(self.first[name])
         elif name not in self.middle:
             self._quantize(name)
 
@@ -276,7 +276,8 @@ class Compression:
             weight = self.net.get_submodule(name).weight
             weight.data = quantize.quantize_weight(weight.data, self.config.weight_bits, self.config.per_channel)
 
-    def _damage(self, pair: Pair) -> None:
+    def damage(self, pair: Pair) -> None:
+        """Quantise and prune the output channels of the pair's first layer, and of depthwise ones behind it."""
         whole = folded(self.net, self.graph, pair)
         needs_chain = self.config.repair in ("bias", "gaussian")
         chain = moments.GaussianChain(self.net, self.graph, pair) if needs_chain else None
@@ -332,7 +333,8 @@ class Compression:
             return unified(keep, closed_form(left, damage.whole, config.alpha1, config.alpha2), damaged), none, None
         return here if damage.coefficients is None else damage.coefficients, none, None
 
-    def _repair(self, pair: Pair, x: torch.Tensor | None) -> None:
+    def repair(self, pair: Pair, x: torch.Tensor | None = None) -> None:
+        """Rebuild the inputs of the pair's last layer; x: that input, where there are images."""
         coefficients, intercept, found = self._solve(pair, x)
         layer, weight = self.net.get_submodule(pair.last), self._next_weight(pair)
         rebuilt = reconstruct(weight, coefficients)
@@ -406,6 +408,33 @@ def compress(
         "bytes": storage(work.net, work.graph, config.weight_bits),
     }
     return work.net, report
+
+
+@torch.no_grad()
+def map_errors(model: nn.Module, config: UDFC, images: ImageSet) -> dict[str, float]:
+    r"""How far the next feature map moves when one layer is damaged and repaired, alone (UDFC, section 3.3).
+
+    .. math:: e = \frac{\sum (\hat Z^{(l+1)} - Z^{(l+1)})^2}{\sum (Z^{(l+1)} - \bar Z^{(l+1)})^2}
+
+    with Z after its BatchNorm, over all positions of `images`, and its mean per channel.
+
+    Args:
+        config: any repair but 'images'.
+    Returns:
+        layer l -> e, one value a pair. Equation ours. Book: {ref}`ud-error`.
+    """
+    wiring = Compression(model, config)
+    where = {p.first: wiring.graph.layer(p.last).norm or p.last for p in wiring.pairs}
+    before = moments.maps(model, list(where.values()), images)
+    errors = {}
+    for pair in wiring.pairs:
+        work, name = Compression(model, config), where[pair.first]
+        work.damage(work.first[pair.first])
+        work.repair(work.first[pair.first])
+        z, z_hat = before[name], moments.maps(work.net, [name], images)[name]
+        centred = z - z.transpose(0, 1).flatten(1).mean(1).view(1, -1, *[1] * (z.ndim - 2))
+        errors[pair.first] = ((z_hat - z).square().sum() / centred.square().sum()).item()
+    return errors
 
 
 def storage(net: nn.Module, graph: Graph, weight_bits: int | None) -> float:

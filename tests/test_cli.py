@@ -185,3 +185,31 @@ def test_as_a_program():
     run = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert run.returncode == 2 and run.stdout == ""
     assert run.stderr.startswith("datafree: model 'resnet21' is not known") and run.stderr.count("\n") == 1
+
+
+def test_compress_distils_from_the_command_line(run_cli, stubs, pictures, tmp_path):
+    out = tmp_path / "taught.safetensors"
+    few = ("--scheme", "gaussian", "--images", 32, "--steps", 1, "--batch", 32)
+    code, _, err = run_cli("compress", NETWORK, "--out", out, *few, "--distill-steps", 2, "--distill-batch", 4)
+    assert code == 0, err
+    report = json.loads(out.with_suffix(".json").read_text())
+    assert report["config"]["distillation"]["steps"] == 2 and report["distillation_loss"] > 0
+    again = (
+        "evaluate",
+        NETWORK,
+        "--weights",
+        out,
+        "--report",
+        out.with_suffix(".json"),
+        "--data",
+        f"folder:{pictures}",
+    )
+    code, text, err = run_cli(*again)
+    assert code == 0 and 0 <= accuracy(text)[0] <= 100, err
+
+
+def test_no_batch_of_one_in_distillation(run_cli, tmp_path):
+    code, _, err = run_cli(
+        "compress", NETWORK, "--out", tmp_path / "o.safetensors", "--distill-steps", 2, "--distill-batch", 1
+    )
+    assert code == 2 and "'batch'" in err

@@ -21,7 +21,7 @@ PAIRS = {  # chains between layers that mix channels, counted on the architectur
 
 
 def build(name):
-    if name in models.ARCHITECTURES:
+    if name in OWN:
         return models.load(name) if name != "resnet44" else with_statistics(models.build(name))
     torchvision_shim.install()
     import torchvision

@@ -1,4 +1,4 @@
-"""Layer-Wise Data-Free CNN Compression: fusion, equalisation, imitated inputs; and what it takes from DFQ."""
+"""Layer-Wise Data-Free CNN Compression: fusion, equalisation, imitated inputs."""
 
 import copy
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from test_graph import OTHERS, OWN, build, hooked
 from torch import nn
 
-from datafree import dfq, graph, params
+from datafree import graph, params
 from datafree.errors import DataFreeError
 from datafree.papers import layerwise as lw
 
@@ -310,38 +310,3 @@ def test_unknown_feeds_are_refused_with_their_name():
     wiring = graph.trace(net)
     with pytest.raises(DataFreeError, match="input of 'c'.*flip.*not known"):
         lw.layer_input(wiring, "c", lw.stored_moments(net, wiring), (2, 4, 4), generator())
-
-
-# Bias absorption
-
-
-def test_absorption_keeps_the_function_where_relu_never_cuts():
-    torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv2d(3, 6, 3, bias=False), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 6, 3, groups=6), nn.BatchNorm2d(6),
-                        nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(24, 3)).double()  # fmt: skip
-    net = with_statistics(net.float(), side=12).double()
-    for i in (1, 4):
-        net[i].weight.data.mul_(0.2), net[i].bias.data.add_(20)
-        net[i].train()(net[:i](torch.rand(8, 3, 12, 12, dtype=torch.float64)))
-        net[i].eval()
-    wiring = graph.trace(net)
-    found, x = lw.equalize(net, graph=wiring), torch.rand(3, 3, 12, 12, dtype=torch.float64)
-    before = lw.tracked_moments(lw.stored_moments(net, wiring), wiring, found)
-    before = {name: (beta, 10 * gamma) for name, (beta, gamma) in before.items()}  # nothing lies 30 deviations below
-    absorbed, after = dfq.absorb_bias(found.model, wiring, before)
-    torch.testing.assert_close(absorbed(x), net(x))
-    for name in ("1", "4"):
-        torch.testing.assert_close(after[name][0], 3 * after[name][1])
-        assert (after[name][0] < before[name][0]).all()
-    assert not torch.equal(absorbed[0].bias, found.model[0].bias)
-
-
-def test_absorption_leaves_buffers_and_other_activations_alone():
-    net = small(nn.ReLU6)
-    wiring = graph.trace(net)
-    moments = {n: (b + 9, g) for n, (b, g) in lw.stored_moments(net, wiring).items()}
-    found = lw.equalize(net, graph=wiring)
-    absorbed, after = dfq.absorb_bias(found.model, wiring, moments)
-    for a, b in zip(absorbed.parameters(), found.model.parameters(), strict=True):
-        assert torch.equal(a, b)
-    assert after == moments

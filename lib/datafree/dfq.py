@@ -7,7 +7,8 @@ import copy
 import torch
 from torch import nn
 
-from .graph import Graph, Pair
+from .errors import DataFreeError
+from .graph import Feed, Graph, Pair
 
 SIGMAS = 3.0
 """Deviations below the mean that stay where they are when a bias is absorbed (Nagel et al., section 4.1.3)."""
@@ -62,3 +63,88 @@ def response_to_constant(layer: nn.Conv2d | nn.Linear, c: torch.Tensor, position
         return layer.weight @ c.repeat_interleave(positions)
     weight = layer.weight.flatten(2).sum(2).unflatten(0, (layer.groups, -1))
     return (weight * c.view(layer.groups, 1, -1)).sum(2).flatten()
+
+
+# Expected values and ranges from BatchNorm alone ------------------------------------------------------------------
+
+RANGE_SIGMAS = 6.0
+"""Deviations on either side of the mean that the range of an activation spans (Nagel et al., section 4.2.1)."""
+
+NODES = torch.linspace(-8, 8, 801, dtype=torch.float64)
+"""Where a standard normal density is sampled for expectations; beyond, nothing is left in double precision."""
+
+
+def has_moments(feed: Feed) -> bool:
+    """Whether mean and deviation of a tree follow from those of its leaves: no product and nothing unknown."""
+    return all(node.kind not in ("product", "unknown") and (node.kind != "act" or node.apply) for node in feed.nodes())
+
+
+def gaussian(feed: Feed, moments: Moments, channels: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and variance [C] of what a tree yields, if all terms are independent and normal before each activation.
+
+    Args:
+        moments: mean and deviation of the leaves; leaves that are not in it are standard normal.
+        channels: of the network's input, or of an unknown leaf.
+    """
+    if not feed.terms:
+        count = feed.channels or channels
+        mean, deviation = moments.get(feed.name, (torch.zeros(count), torch.ones(count)))
+        return mean, deviation.square()
+    terms = [gaussian(term, moments, channels) for term in feed.terms]
+    if feed.kind == "act":
+        return through(feed, *terms[0])
+    if feed.kind == "sum":
+        return sum(m for m, _ in terms), sum(v for _, v in terms)
+    if feed.kind == "concat":
+        return torch.cat([m for m, _ in terms]), torch.cat([v for _, v in terms])
+    if feed.kind == "pad":
+        return tuple(nn.functional.pad(t, (feed.before, feed.after)) for t in terms[0])
+    if feed.kind == "pool":
+        return terms[0]
+    raise DataFreeError(f"the moments of '{feed}' do not follow from those of its parts; imitate the input instead.")
+
+
+@torch.no_grad()
+def through(act: Feed, mean: torch.Tensor, variance: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and variance of an activation of normal values, by summing over the density."""
+    weight = torch.exp(-0.5 * NODES.square())
+    weight = weight / weight.sum()
+    values = act.apply((mean.double()[:, None] + variance.double().sqrt()[:, None] * NODES)[None, :, :, None])[
+        0, :, :, 0
+    ]
+    first, second = values @ weight, values.square() @ weight
+    return first.to(mean.dtype), (second - first.square()).clamp_min(0).to(mean.dtype)
+
+
+@torch.no_grad()
+def six_sigma_range(feed: Feed, moments: Moments, channels: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ends [C] of what each channel spans, six deviations about its mean, cut by the activation if there is one last."""
+    if feed.kind == "pool":
+        return six_sigma_range(feed.terms[0], moments, channels)
+    if feed.kind == "concat":
+        return tuple(map(torch.cat, zip(*(six_sigma_range(term, moments, channels) for term in feed.terms))))
+    if feed.kind != "act":
+        mean, variance = gaussian(feed, moments, channels)
+        reach = RANGE_SIGMAS * variance.sqrt()
+        return mean - reach, mean + reach
+    low, high = six_sigma_range(feed.terms[0], moments, channels)
+    steps = torch.linspace(0, 1, 101)
+    values = feed.apply((low[:, None] + (high - low)[:, None] * steps)[None, :, :, None])[0, :, :, 0]
+    return values.amin(1), values.amax(1)
+
+
+@torch.no_grad()
+def correct_bias(layer: nn.Conv2d | nn.Linear, weight: torch.Tensor, mean: torch.Tensor) -> None:
+    r"""Take the expected error of a rounded weight out of the bias, in place (Nagel et al., section 4.2).
+
+    .. math:: b \to b + (W - \hat W)\, \mathrm{E}[x]
+
+    Args:
+        layer: with rounded weight; weight: before rounding.
+        mean: E[x] of each input channel; a linear layer may have several columns a channel.
+    """
+    lost = copy.deepcopy(layer)
+    lost.weight.data = weight - layer.weight
+    positions = layer.in_features // len(mean) if isinstance(layer, nn.Linear) else 1
+    offset = response_to_constant(lost, mean, positions)
+    layer.bias = nn.Parameter(offset if layer.bias is None else layer.bias + offset)

@@ -8,7 +8,8 @@ from test_graph import OWN, build, hooked
 from test_layerwise import small
 from torch import nn
 
-from datafree import graph, models, params
+import datafree
+from datafree import data, graph, models, params
 from datafree.errors import DataFreeError
 from datafree.papers import layerwise as lw
 from datafree.papers import layerwise_quantization as lq
@@ -151,6 +152,17 @@ def test_correction_brings_outputs_nearer():
             for c in (False, True)
         ]
     assert gaps[1] < gaps[0]
+
+
+def test_compress_reports_what_it_costs():
+    net = build("slim_vgg")
+    result = datafree.compress(net, config(weight_bits=4, act_bits=4))
+    weights = sum(m.weight.numel() for m in net.modules() if isinstance(m, nn.Conv2d | nn.Linear))
+    biases = sum(m.weight.shape[0] for m in net.modules() if isinstance(m, nn.Conv2d | nn.Linear))
+    assert result.report["bytes"] == weights / 2 + 4 * biases, "BatchNorm is gone, each layer has a bias"
+    assert result.report["macs"] == result.report["macs_float"] and result.report["not_handled"] == []
+    with pytest.raises(DataFreeError, match="uses no images"):
+        datafree.compress(net, config(), data.generated(torch.rand(4, 3, 32, 32), "x"))
 
 
 def test_wrong_settings_are_refused():

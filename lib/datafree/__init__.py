@@ -4,10 +4,11 @@ from . import bn, data, evaluate, models, params, quantize, records
 from .compress import Result, compress
 from .errors import DataFreeError
 from .papers.knowledge_within import KnowledgeWithin, SynthesisConfig
+from .papers.layerwise_quantization import LayerWise
 from .papers.udfc import UDFC
 
 __version__ = "0.1.0"
 __all__ = [
-    "DataFreeError", "KnowledgeWithin", "Result", "SynthesisConfig", "UDFC",
+    "DataFreeError", "KnowledgeWithin", "LayerWise", "Result", "SynthesisConfig", "UDFC",
     "bn", "compress", "data", "evaluate", "models", "params", "quantize", "records",
 ]  # fmt: skip

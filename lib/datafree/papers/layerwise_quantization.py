@@ -234,10 +234,13 @@ def compress(model: nn.Module, config: LayerWise, pool=None, shape=(3, 32, 32)) 
     the imitated input of a layer depends on no weight, so they are set once.
 
     Args:
-        pool, shape: not used: the method needs no image.
+        pool: None; given images are refused, because the method has no use for them.
+        shape: of one image; imitated inputs do not depend on it.
     Returns:
         the quantised network, and a report.
     """
+    if pool is not None:
+        raise DataFreeError("layer-wise quantisation uses no images; leave them out, or choose KnowledgeWithin.")
     graph = trace(model)
     start = time.perf_counter()
     ready, moments = prepare(model, graph, config)

@@ -7,7 +7,7 @@ from pathlib import Path
 PROFILE = config.get("profile", "book")
 SEEDS = range(5)
 SCHEMES = ("inception", "bns", "bns_inception")  # noise is drawn by the chapter itself, in no time
-NEEDS_IMAGES = ("02_kw_calibration", "03_kw_distillation", "04_kw_correspondence")
+NEEDS_IMAGES = ("02_kw_calibration", "03_kw_distillation", "04_kw_correspondence", "08_udfc")
 
 DATAFREE = shlex.quote(sys.executable) + " -m datafree.cli"
 NOTEBOOKS = sorted(path.stem for path in Path("notebooks").glob("*.ipynb"))

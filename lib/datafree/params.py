@@ -161,6 +161,26 @@ class LWEqualization(NotebookParameters):
     size: int = Field(8, ge=5, le=224, description="height and width of imitated inputs (not given)")
 
 
+Shares = Annotated[
+    str, Field(pattern=r"^0?\.\d+( 0?\.\d+)*$", description="shares of channels to prune, between 0 and 1")
+]
+Widths = Annotated[
+    str, Field(pattern=r"^([2-9]|1[0-6])( ([2-9]|1[0-6]))*$", description="bits of the weights, 2 to 16 each")
+]
+
+
+class UDFCRepair(KWPools):
+    """Parameters of 08_udfc."""
+
+    shares: Shares = "0.3 0.5 0.7"
+    bits: Widths = "6 4 3 2"
+    repair_images: int = Field(250, ge=2, le=100_000, description="images that pass through the network in a repair")
+    other_steps: int = Field(20, ge=1, le=100_000, description="steps of Algorithm 1 for the other networks")
+    other_images: Batch = 64
+    test_images: TestImages = 1000
+    side_images: int = Field(500, ge=10, le=1_000_000, description="test images of all but the main table, at most")
+
+
 NOTEBOOKS: dict[str, type[Strict]] = {
     "00_start": Start,
     "01_kw_synthesis": KWSynthesis,
@@ -168,6 +188,7 @@ NOTEBOOKS: dict[str, type[Strict]] = {
     "03_kw_distillation": KWDistillation,
     "04_kw_correspondence": KWCorrespondence,
     "05_lw_equalization": LWEqualization,
+    "08_udfc": UDFCRepair,
 }
 """The parameters of each notebook; the defaults are those of its parameters cell and of the profile 'book'."""
 

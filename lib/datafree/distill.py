@@ -187,7 +187,7 @@ class DistillConfig(FitConfig):
 
     batch: int = Field(512, ge=2, description="images drawn with replacement a step")
     objective: Literal["kl", "cross_entropy"] = Field("kl", description="teacher's outputs, or the labels alone")
-    temperature: float = Field(1.0, gt=0, description="of both softmaxes (not given)")
+    temperature: float = Field(4.0, gt=0, description="of both softmaxes (not given)")
     features: float = Field(0.001, ge=0, description="weight of the IQ loss (section 4.2)")
     mixing: bool = Field(True, description="in-batch mixing of the inputs (section 4.2)")
     augment: bool = Field(True, description="random crop and mirror of every drawn batch (section 4.2)")

@@ -127,7 +127,7 @@ class KWDistillation(KWPools):
     """Parameters of 03_kw_distillation."""
 
     steps: int = Field(120, ge=2, le=1_000_000, description="steps of the main runs (section 4.2: 16,000)")
-    short_steps: int = Field(40, ge=2, le=1_000_000, description="steps of the runs that compare recipes")
+    short_steps: int = Field(25, ge=2, le=1_000_000, description="steps of the runs that compare recipes")
     batch: Batch = 64
     kd_rate: float = Field(3e-4, gt=0, le=10, description="peak learning rate of distillation (not given)")
     optimizer: Literal["sgd", "adam"] = Field("adam", description="of distillation (section 4.2: sgd)")

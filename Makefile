@@ -25,7 +25,7 @@ endif
 
 help:
 	@echo "make book    environment, notebooks, rendered pages in _build/html (again: only what changed)"
-	@echo "make test    every test, and every notebook again"
+	@echo "make test    every test, and every notebook once more in short"
 	@echo "make bench   speed and memory against the naive version -> _build/bench.json"
 	@echo "make audit   every notebook with seeds 0 to 4 -> book/records, which the ledger reads"
 	@echo "make lab     JupyterLab on the notebooks"

@@ -14,14 +14,19 @@ from collections.abc import Callable
 
 import torch
 
-from datafree import bn, data, distill, models, quantize
+from datafree import bn, data, distill, graph, models, quantize
 from datafree.compute import autocast, bf16_pays
 from datafree.papers import knowledge_within as kw
+from datafree.papers import layerwise as lw
+from datafree.papers import layerwise_quantization as lq
 from datafree.paths import BUILD, write_atomically
 from datafree.records import provenance
 
 PEERS = {"resnet20": {"ZeroQ": 2.20, "DeepInversion": 2.29}, "resnet44": {"ZeroQ": 2.30, "DeepInversion": 2.25}}
 """Seconds a step over the same floor, measured elsewhere with one thread, float32, default layout."""
+
+EQUALIZATION_PEERS = {"AIMET, seconds": 0.59, "DFQ's own code, seconds": 35.0}
+"""Cross-layer equalisation of torchvision's MobileNetV2, measured elsewhere on one core."""
 
 
 def in_turns(ours: Callable, reference: Callable, repeats: int) -> dict:
@@ -219,6 +224,41 @@ def images(repeats: int) -> list[dict]:
     ]
 
 
+def equalization(repeats: int) -> list[dict]:
+    net = models.build("mobilenet_v2").eval()
+    wiring = graph.trace(net)
+    sweeps = len(lw.equalize(net, graph=wiring).mean_scale)
+
+    def ours():
+        lw.equalize(net, graph=wiring)
+
+    def naive():
+        folded = graph.fold_all(net, wiring)
+        for _ in range(sweeps):
+            for p in wiring.neighbours():
+                lw.afcle_step(folded.get_submodule(p.first), folded.get_submodule(p.last))
+
+    row = {"name": f"equalisation on ranges / on weights (mobilenet_v2, {sweeps} sweeps)", "peers": EQUALIZATION_PEERS}
+    return [row | in_turns(ours, naive, repeats)]
+
+
+def range_search(repeats: int) -> list[dict]:
+    x, few, whole = torch.randn(2000, 64, 8, 8), 2, 100
+
+    def row(bits: int) -> dict:
+        found = in_turns(
+            lambda: lq.search_range(x, bits, whole), lambda: lq.search_range_by_loops(x, bits, few), min(repeats, 3)
+        )
+        factor = (whole / few) ** 2  # the double loop takes the same time for each of its pairs
+        scaled = {k: found[k] * f for k, f in (("reference", factor), ("ratio", 1 / factor), ("spread", 1 / factor))}
+        name = (
+            f"range search by sums / double loop, {few**2} of {whole**2} pairs timed ({bits} bits, 2000 x 64 x 8 x 8)"
+        )
+        return {"name": name} | found | scaled
+
+    return [row(bits) for bits in (8, 4)]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=15)
@@ -228,13 +268,13 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     rows = synthesis(options.repeats, options.batch) + distillation(options.repeats, options.batch)
-    for part in (moments, calibration, images):
+    for part in (moments, calibration, images, equalization, range_search):
         rows += part(options.repeats)
     machine = provenance() | {"threads": options.threads}
     for row in rows:
         row["machine"] = machine["machine"]
         peers = "".join(f"; {peer} {value}" for peer, value in row.get("peers", {}).items())
-        print(f"{row['ratio']:6.2f} ± {row['spread']:.2f}  {row['name']}{peers}")
+        print(f"{row['ratio']:8.3g} ± {row['spread']:.1g}  {row['name']}{peers}")
     path = write_atomically(BUILD / "bench.json", lambda p: p.write_text(json.dumps(rows, indent=1) + "\n"))
     print(f"written: {path.relative_to(BUILD.parent)}")
 

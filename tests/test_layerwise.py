@@ -83,6 +83,29 @@ def test_eq3_buffers_of_one_change_nothing_and_others_act_as_written():
     torch.testing.assert_close(buffered(x), 3 * layer(2 * x))
 
 
+def test_eqs5_to_9_move_the_factor_from_rows_to_columns_and_the_rest_to_the_buffers():
+    torch.manual_seed(0)
+    s = torch.tensor([0.5, 2.0, 4.0, 1.0])
+    for layer in (nn.Conv2d(4, 4, 3), nn.Conv2d(4, 4, 3, groups=2), nn.Conv2d(4, 4, 3, groups=4), nn.Linear(4, 4)):
+        shape = (1, -1) if isinstance(layer, nn.Linear) else (1, -1, 1, 1)
+        x = torch.randn(3, 4) if len(shape) == 2 else torch.randn(3, 4, 5, 5)
+        expected, plain, buffered = layer(x), copy.deepcopy(layer), lw.BufferedLayer(copy.deepcopy(layer))
+        lw.scale_rows(plain, s), lw.scale_rows(buffered, s)
+        torch.testing.assert_close(plain(x) * s.view(shape), expected)
+        torch.testing.assert_close(buffered(x), expected)
+        assert torch.equal(buffered.v_out, s) and torch.equal(buffered.v_in, torch.ones(4))
+        plain = copy.deepcopy(layer)
+        lw.scale_columns(plain, s), lw.scale_columns(buffered, s)
+        torch.testing.assert_close(plain(x / s.view(shape)), expected)
+        torch.testing.assert_close(buffered(x), expected)
+        assert torch.equal(buffered.v_in, 1 / s)
+    linear = nn.Linear(8, 3)  # two columns a channel
+    x = torch.randn(2, 8)
+    expected = linear(x)
+    lw.scale_columns(linear, s)
+    torch.testing.assert_close(linear(x / s.repeat_interleave(2)), expected)
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.floats(1e-6, 1e6), st.floats(1e-6, 1e6))
 def test_eq4_gives_both_channels_the_geometric_mean(a, b):

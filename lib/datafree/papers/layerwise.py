@@ -75,6 +75,8 @@ def cross_scale(first: nn.Module, last: nn.Module, s: torch.Tensor) -> None:
 
     Args:
         s: [C], each above zero (the text does not say so): f may treat the two signs differently.
+
+    Book: {eq}`lw-eq-2`.
     """
     if not (s > 0).all():
         raise DataFreeError("a factor that passes an activation must be above zero; give positive scales.")
@@ -147,6 +149,8 @@ def scale_rows(layer: nn.Module, s: torch.Tensor) -> None:
     Args:
         layer: a `BufferedLayer`, or a plain layer, for which eq. 6 is left out.
         s: [O].
+
+    Book: {eq}`lw-eq-5-9`.
     """
     inner = getattr(layer, "inner", layer)
     inner.weight.div_(s.view(-1, *[1] * (inner.weight.ndim - 1)))
@@ -165,6 +169,8 @@ def scale_columns(layer: nn.Module, s: torch.Tensor) -> None:
     Args:
         layer: a `BufferedLayer`, or a plain layer, for which eq. 9 is left out.
         s: [C]; a linear layer may have several columns a channel.
+
+    Book: {eq}`lw-eq-5-9`.
     """
     inner = getattr(layer, "inner", layer)
     if isinstance(inner, nn.Linear):
@@ -337,7 +343,7 @@ def stored_moments(model: nn.Module, graph: Graph) -> Moments:
     .. math:: \mathrm{E}[y_c] = \beta_c,\qquad \mathrm{Std}[y_c] = |\gamma_c|
 
     gamma may be negative and a deviation may not: hence the magnitude. A layer without BatchNorm counts as
-    standard normal.
+    standard normal. Book: {eq}`lw-eq-10`.
     """
     found: Moments = {}
     for name, module in model.named_modules():

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from datafree import data, graph, models, moments
+from datafree import bn, data, graph, models, moments
 
 DOUBLE = torch.float64
 
@@ -147,10 +147,17 @@ def test_sampling_and_recording():
     assert moments.sampled(x[..., :5, :5]).shape == (50, 3)
     flat = torch.rand(4, 7)
     assert moments.sampled(flat) is flat
+
+
+def test_one_pass_observes_inputs_and_norms():
     net, pool = models.load("resnet20"), data.generated(torch.rand(6, 3, 32, 32), "x")
-    found = moments.record(net, ["layer1.0.conv2", "linear"], pool, batch=4)
-    assert found["layer1.0.conv2"].shape == (6 * 64, 16) and found["linear"].shape == (6, 64)
-    assert not net.layer1[0].conv2._forward_pre_hooks
+    seen = moments.observe(net, ["layer1.0.conv2", "linear"], pool, batch=4)
+    assert seen.inputs["layer1.0.conv2"].shape == (6 * 64, 16) and seen.inputs["linear"].shape == (6, 64)
+    wanted = dict(zip((name for name, _ in bn.layers(net)), bn.measure(net, pool)))
+    for name, (mean, var) in wanted.items():
+        torch.testing.assert_close(seen.norms[name][0], mean, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(seen.norms[name][1], var, rtol=1e-3, atol=1e-4)
+    assert not any(m._forward_pre_hooks for m in net.modules())
 
 
 def test_aligned_statistics_give_the_output_its_old_moments():

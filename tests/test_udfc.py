@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import datafree
-from datafree import UDFC, bn, data, evaluate, graph, models, moments
+from datafree import UDFC, bn, data, evaluate, graph, models
 from datafree.errors import DataFreeError
 from datafree.papers import udfc
 
@@ -306,12 +306,16 @@ def test_a_copy_of_the_network_is_compressed_alike():
     assert models.state_hash(a) == models.state_hash(b)
 
 
-def test_moments_are_those_of_the_compression():
-    """The sampled moments that the repair uses are those of the layer's input."""
+def test_observed_images_stand_for_the_images():
     net, pool = Two(), images(32, 8)
-    x = moments.record(net, ["conv2"], pool)["conv2"]
+    seen = udfc.observe(net, pool)
     whole = net.relu(net.bn1(net.conv1(pool.floats())))
-    torch.testing.assert_close(x.mean(0), whole.mean((0, 2, 3)), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(seen.inputs["conv2"].mean(0), whole.mean((0, 2, 3)), rtol=1e-4, atol=1e-4)
+    config = UDFC(prune_ratio=0.5, repair="images", criterion="residual")
+    a, b = (udfc.compress(net, config, given, (3, 8, 8))[0] for given in (pool, seen))
+    assert models.state_hash(a) == models.state_hash(b)
+    with pytest.raises(DataFreeError, match="observed in another network"):
+        udfc.compress(models.load("resnet20"), config, seen, (3, 32, 32))
 
 
 def test_errors_of_the_next_map():

@@ -8,11 +8,13 @@ of the next layer's variance they keep, and which channels to give up. Used by U
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
 
 from . import bn, rectified
+from .data import ImageSet
 from .errors import DataFreeError
 from .evaluate import evaluating
 from .graph import Graph, Pair
@@ -229,24 +231,43 @@ def of_samples(x_hat: torch.Tensor, x: torch.Tensor) -> Moments:
     return Moments.split(mean, both.T @ both / len(both), x_hat.shape[1])
 
 
+@dataclass(frozen=True)
+class Observed:
+    """Images and what the float network made of them; give it in place of the images to repair several times.
+
+    inputs: layer -> its sampled input [samples, C]; norms: BatchNorm -> mean and variance [C] of its input.
+    """
+
+    pool: ImageSet
+    inputs: dict[str, torch.Tensor]
+    norms: dict[str, bn.Moments]
+
+
 @torch.no_grad()
-def record(model: nn.Module, layers: list[str], images, batch: int = 250) -> dict[str, torch.Tensor]:
-    """Layer -> its input over all images, sampled: [samples, C]. One pass; the model is not changed."""
-    found: dict[str, list] = {name: [] for name in layers}
-    handles = [
-        model.get_submodule(name).register_forward_pre_hook(
-            lambda _, inputs, name=name: found[name].append(sampled(inputs[0].detach()))
-        )
-        for name in found
-    ]
+def observe(model: nn.Module, layers: list[str], pool: ImageSet, batch: int = 250) -> Observed:
+    """Inputs of `layers` and moments at every BatchNorm over all images, in one pass; the model is not changed."""
+    norms = {name: module for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)}
+    inputs: dict[str, list] = {name: [] for name in layers}
+    sums = {name: torch.zeros(2, norm.num_features) for name, norm in norms.items()}
+
+    def note(_, given, name):
+        inputs[name].append(sampled(given[0]))
+
+    def add(_, given, name):
+        z = given[0]
+        sums[name] += torch.stack((z.mean((0, 2, 3)), z.square().mean((0, 2, 3)))) * (len(z) / len(pool))
+
+    handles = [model.get_submodule(n).register_forward_pre_hook(partial(note, name=n)) for n in inputs]
+    handles += [norm.register_forward_pre_hook(partial(add, name=n)) for n, norm in norms.items()]
     try:
         with evaluating(model):
-            for x, _ in images.batches(batch):
+            for x, _ in pool.batches(batch):
                 model(x)
     finally:
         for handle in handles:
             handle.remove()
-    return {name: torch.cat(parts) for name, parts in found.items()}
+    found = {name: (mean, (square - mean.square()).clamp_min(0)) for name, (mean, square) in sums.items()}
+    return Observed(pool, {name: torch.cat(parts) for name, parts in inputs.items()}, found)
 
 
 @torch.no_grad()

@@ -231,7 +231,7 @@ class Compression:
     `arrive` is called for every layer in the order they run, with its input where there are images.
     """
 
-    def __init__(self, model: nn.Module, config: UDFC, pool: ImageSet | None = None):
+    def __init__(self, model: nn.Module, config: UDFC, pool: ImageSet | moments.Observed | None = None):
         self.config, self.graph = config, trace(model)
         self.pairs = [pair for pair in prune.prunable(self.graph) if pair.acts]
         self._preflight(pool)
@@ -244,11 +244,10 @@ class Compression:
         self.keep = prune.choose(ranked, config.prune_ratio, config.scope)
         self.kept_norm = {self.graph.layer(n).norm: p.first for p in self.pairs for n in (p.first, *p.middle)}
         self.damages: dict[str, Damage] = {}
-        self.original = moments.record(model, list(self.last), pool) if pool else {}
-        names = [name for name, _ in bn.layers(model)] if pool else []
-        self.reference = dict(zip(names, bn.measure(model, pool))) if pool and config.rescale else {}
+        self.seen = moments.observe(model, list(self.last), pool) if isinstance(pool, ImageSet) else pool
+        self.reference = self.seen.norms if self.seen and config.rescale else {}
 
-    def _preflight(self, pool: ImageSet | None) -> None:
+    def _preflight(self, pool: ImageSet | moments.Observed | None) -> None:
         if not self.pairs:
             raise DataFreeError(f"{self.graph.network} has no two layers with only an activation between them.")
         if (self.config.repair == "images") != (pool is not None):
@@ -256,6 +255,8 @@ class Compression:
                 "repair='images' and images= belong together: give both, for instance with BNS images of "
                 "datafree.papers.knowledge_within.image_set, or neither."
             )
+        if isinstance(pool, moments.Observed) and {pair.last for pair in self.pairs} - set(pool.inputs):
+            raise DataFreeError("the images were observed in another network; call udfc.observe with this one.")
         for pair in self.pairs:
             if self.config.repair in ("bias", "gaussian"):
                 moments.check_rectified(self.graph, pair)
@@ -297,8 +298,8 @@ class Compression:
     def _by_residual(self, pair: Pair, damage: Damage) -> torch.Tensor:
         """The channels that the chosen repair can least do without."""
         config, weight = self.config, self._next_weight(pair).transpose(0, 1).flatten(1)
-        if pair.last in self.original:
-            x = self.original[pair.last]
+        if self.seen:
+            x = self.seen.inputs[pair.last]
             gram = moments.of_samples(x, x).cov
         elif damage.moments:
             gram = damage.moments.cov_hat
@@ -320,7 +321,7 @@ class Compression:
         damaged |= ~torch.isin(torch.arange(channels), keep)
         here, none = identity(keep, channels), torch.zeros(channels, dtype=torch.float64)
         if x is not None:
-            found = moments.of_samples(moments.sampled(x), self.original[pair.last])
+            found = moments.of_samples(moments.sampled(x), self.seen.inputs[pair.last])
             return *moments.match(found, here, config.ridge), found
         if config.repair in ("bias", "gaussian"):
             found = damage.moments.of(keep)
@@ -390,19 +391,24 @@ class OnePass(fx.Interpreter):
         return super().call_module(target, args, kwargs)
 
 
+def observe(model: nn.Module, pool: ImageSet) -> moments.Observed:
+    """What `model` makes of images, to be given in their place when it is compressed several times."""
+    return moments.observe(model, [pair.last for pair in prune.prunable(trace(model))], pool)
+
+
 @torch.no_grad()
 def compress(
-    model: nn.Module, config: UDFC, pool: ImageSet | None, shape: tuple[int, int, int]
+    model: nn.Module, config: UDFC, pool: ImageSet | moments.Observed | None, shape: tuple[int, int, int]
 ) -> tuple[nn.Module, dict]:
     """Prune, quantise and repair a copy of `model`; with images they pass through the network once, all together."""
     work = Compression(model, config, pool)
-    if pool is None:
+    if work.seen is None:
         for layer in work.graph.layers:
             work.arrive(layer.name)
     else:
-        OnePass(work).run(pool.floats())
+        OnePass(work).run(work.seen.pool.floats())
     report = {
-        "images": "none" if pool is None else pool.name,
+        "images": "none" if work.seen is None else work.seen.pool.name,
         "kept": {name: len(keep) for name, keep in work.keep.items()},
         "left_out": work.graph.problems(),
         "bytes": storage(work.net, work.graph, config.weight_bits),

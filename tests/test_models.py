@@ -66,6 +66,23 @@ def test_embedded_weights_classify_the_embedded_images(name, stubs):
     assert record["macs"] == evaluate.count_macs(model)
 
 
+@pytest.mark.parametrize(("folder", "stub"), [("fashion-mnist", "fashion-mnist-stub"), ("digits", "digits-stub")])
+def test_networks_of_other_images_classify_those(folder, stub):
+    model, record = models.load("resnet20", trained_on=folder), models.training_record("resnet20", folder)
+    images = data.load(stub).per_class(20)
+    assert abs(evaluate.top1(model, images) - record["test_top1"]) < 8  # 200 images: 2 % standard deviation
+    assert evaluate.top1(models.load("resnet20"), images) < 40, "the network of CIFAR-10 guesses"
+    mean, std = (getattr(model.normalize, name).flatten().tolist() for name in ("mean", "std"))
+    assert mean == pytest.approx(record["parameters"]["mean"]) and std == pytest.approx(record["parameters"]["std"])
+    own = data.load(stub, "train").floats()
+    assert mean[0] == pytest.approx(own.mean().item(), abs=0.02) and std[0] == pytest.approx(own.std().item(), abs=0.02)
+
+
+def test_images_that_no_network_was_trained_on():
+    with pytest.raises(DataFreeError, match="'slim_vgg' has no embedded weights of digits; give weights=PATH"):
+        models.load("slim_vgg", trained_on="digits")
+
+
 @pytest.mark.parametrize("name", EMBEDDED)
 def test_records_of_training_name_no_machine(name):
     text = (paths.STUBS / "models" / f"{name}.json").read_text()

@@ -173,8 +173,13 @@ class UDFCRepair(KWPools):
     """Parameters of 08_udfc."""
 
     shares: Shares = "0.3 0.5 0.7"
-    bits: Widths = "6 4 3 2"
-    repair_images: int = Field(250, ge=2, le=100_000, description="images that pass through the network in a repair")
+    bits: Widths = "4 3 2"
+    repair_images: int = Field(160, ge=2, le=100_000, description="images that pass through the network in a repair")
+    sources: str = Field(
+        "bns bns_inception",
+        pattern=r"^bns( bns_inception)?$",
+        description="schemes of the synthetic images: bns, and bns_inception or not",
+    )
     other_steps: int = Field(20, ge=1, le=100_000, description="steps of Algorithm 1 for the other networks")
     other_images: Batch = 64
     test_images: TestImages = 1000

@@ -62,9 +62,12 @@ def sheet(rows: Mapping[str, torch.Tensor], columns: int = 10) -> plt.Figure:
 
 def curves(
     panels: Mapping[str, Mapping[str, Sequence[float]]], *, x: Sequence[float] | None = None, xlabel: str, ylabels: Sequence[str],
-    log: bool = False,
+    log: bool = False, outside: bool = False,
 ) -> plt.Figure:  # fmt: skip
-    """A panel for each entry of `panels`; each panel maps labels to values over `x` (default: 0, 1, ...)."""
+    """A panel for each entry of `panels`; each panel maps labels to values over `x` (default: 0, 1, ...).
+
+    outside: one legend for all panels, to their right, by the labels of the first panel.
+    """
     figure, axes = plt.subplots(1, len(panels), figsize=(3.6 * len(panels) + 0.6, 3.0), squeeze=False)
     styles = ("-", "--", "-.", ":")
     for axis, (title, series), ylabel in zip(axes[0], panels.items(), ylabels):
@@ -72,8 +75,13 @@ def curves(
             where = range(len(values)) if x is None else x
             axis.plot(where, values, style, label=label, color=SOURCES.get(label), linewidth=1.6)
         axis.set(title=title, xlabel=xlabel, ylabel=ylabel, yscale="log" if log else "linear")
-        axis.legend()
+        if x is not None and len(x) < 8:
+            axis.set_xticks(list(x))
+        if not outside:
+            axis.legend()
     figure.tight_layout()
+    if outside:
+        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
 
 

@@ -66,7 +66,7 @@ def curves(
 ) -> plt.Figure:  # fmt: skip
     """A panel for each entry of `panels`; each panel maps labels to values over `x` (default: 0, 1, ...).
 
-    outside: one legend for all panels, to their right, by the labels of the first panel.
+    outside: one legend for all panels, to their right, by the labels of the first panel; a tick at each x.
     """
     figure, axes = plt.subplots(1, len(panels), figsize=(3.6 * len(panels) + 0.6, 3.0), squeeze=False)
     styles = ("-", "--", "-.", ":")
@@ -75,10 +75,10 @@ def curves(
             where = range(len(values)) if x is None else x
             axis.plot(where, values, style, label=label, color=SOURCES.get(label), linewidth=1.6)
         axis.set(title=title, xlabel=xlabel, ylabel=ylabel, yscale="log" if log else "linear")
-        if x is not None and len(x) < 8:
-            axis.set_xticks(list(x))
         if not outside:
             axis.legend()
+        elif x is not None:
+            axis.set_xticks(list(x))
     figure.tight_layout()
     if outside:
         figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="center left", bbox_to_anchor=(1.0, 0.5))

@@ -29,6 +29,7 @@ ALPHA1, ALPHA2 = 0.01, 0.008
 THRESHOLD, LAM = 0.1, 0.85
 """Neuron Merging's smallest cosine and its weight of the cosine, from its authors' script for ResNet-56."""
 
+Images = ImageSet | moments.Observed | None
 Repair = Literal["none", "bias", "merging", "closed_form", "gaussian", "images"]
 REPAIRS: dict[str, str] = {
     "none": "no repair",
@@ -231,8 +232,8 @@ class Compression:
     `arrive` is called for every layer in the order they run, with its input where there are images.
     """
 
-    def __init__(self, model: nn.Module, config: UDFC, pool: ImageSet | moments.Observed | None = None):
-        self.config, self.graph = config, trace(model)
+    def __init__(self, model: nn.Module, config: UDFC, pool: Images = None, graph: Graph | None = None):
+        self.config, self.graph = config, graph or trace(model)
         self.pairs = [pair for pair in prune.prunable(self.graph) if pair.acts]
         self._preflight(pool)
         self.net = copy.deepcopy(model).eval()
@@ -247,7 +248,7 @@ class Compression:
         self.seen = moments.observe(model, list(self.last), pool) if isinstance(pool, ImageSet) else pool
         self.reference = self.seen.norms if self.seen and config.rescale else {}
 
-    def _preflight(self, pool: ImageSet | moments.Observed | None) -> None:
+    def _preflight(self, pool: Images) -> None:
         if not self.pairs:
             raise DataFreeError(f"{self.graph.network} has no two layers with only an activation between them.")
         if (self.config.repair == "images") != (pool is not None):
@@ -397,9 +398,7 @@ def observe(model: nn.Module, pool: ImageSet) -> moments.Observed:
 
 
 @torch.no_grad()
-def compress(
-    model: nn.Module, config: UDFC, pool: ImageSet | moments.Observed | None, shape: tuple[int, int, int]
-) -> tuple[nn.Module, dict]:
+def compress(model: nn.Module, config: UDFC, pool: Images, shape: tuple[int, int, int]) -> tuple[nn.Module, dict]:
     """Prune, quantise and repair a copy of `model`; with images they pass through the network once, all together."""
     work = Compression(model, config, pool)
     if work.seen is None:
@@ -434,7 +433,7 @@ def map_errors(model: nn.Module, config: UDFC, images: ImageSet) -> dict[str, fl
     before = moments.maps(model, list(where.values()), images)
     errors = {}
     for pair in wiring.pairs:
-        work, name = Compression(model, config), where[pair.first]
+        work, name = Compression(model, config, graph=wiring.graph), where[pair.first]
         work.damage(work.first[pair.first])
         work.repair(work.first[pair.first])
         z, z_hat = before[name], moments.maps(work.net, [name], images)[name]

@@ -299,6 +299,12 @@ def test_silu_is_repaired_with_images():
     assert repaired(images(2).floats()).isfinite().all() and repaired[0].out_channels == 6
 
 
+def test_the_closed_form_needs_no_batchnorm():
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 2, 3)).eval()
+    result = datafree.compress(net, UDFC(weight_bits=8), shape=(3, 10, 10))
+    assert result.model[0].out_channels == 6 and result.report["images"] == "none"
+
+
 def test_a_copy_of_the_network_is_compressed_alike():
     net = Two()
     again = copy.deepcopy(net)

@@ -58,7 +58,7 @@ def compress(model: nn.Module, config: Strict, images: ImageSet | None = None, s
         `.model`, and `.report` with bits, bytes, MACs (multiply-accumulates, one image) before and after, seconds and peak memory.
     """
     preflight(model, config)
-    if images is None and getattr(config, "scheme", "") != "gaussian":
+    if images is None and not isinstance(config, udfc.UDFC) and getattr(config, "scheme", "") != "gaussian":
         bn.layers(model)  # generation needs BatchNorm: say so now
     start = time.perf_counter()
     student, report = METHODS[type(config)](model, config, images, tuple(shape))

@@ -343,7 +343,7 @@ def site(places):
     ledger.write_pages(source, places / "notebooks")
     shutil.copy(places / "notebooks" / f"{NAME}.ipynb", source)
     (source / "conf.py").write_text(CONF)
-    (source / "index.md").write_text(f"# Book\n\n```{{toctree}}\nledger\nequations\nruntimes\n{NAME}\n```\n")
+    (source / "index.md").write_text(f"# Book\n\n```{{toctree}}\nledger\nequations\npaper_scale\nruntimes\n{NAME}\n```\n")
     out = places / "html"
     done = subprocess.run(
         [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", source, out],

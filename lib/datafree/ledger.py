@@ -18,7 +18,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from . import facts, paths, records
+from . import facts, paperscale, paths, records
 from .errors import DataFreeError
 from .params import read_yaml, suggestion
 
@@ -465,7 +465,7 @@ def runtimes_page(found: list[dict[str, Any]]) -> str:
 
 
 def write_pages(folder: Path, notebook_folder: Path | None = None) -> list[Path]:
-    """Write ledger.md, equations.md and runtimes.md to `folder`, with the files they link to beside them.
+    """Write ledger.md, equations.md, paper_scale.md and runtimes.md to `folder`, with the files they link to beside them.
 
     Args:
         folder: the sources of the book; gets ledger.csv, ledger.json and records/ as well.
@@ -479,6 +479,7 @@ def write_pages(folder: Path, notebook_folder: Path | None = None) -> list[Path]
     pages = {
         "ledger.md": ledger_page(rows),
         "equations.md": equations_page(facts.equations(notebook_folder)),
+        "paper_scale.md": paperscale.page(found),
         "runtimes.md": runtimes_page(found),
     }
     return [*write(rows, folder), *(_write(folder / name, text) for name, text in pages.items())]

@@ -1,0 +1,114 @@
+"""The page of runs at the papers' own scale: what was measured beside what the paper prints, from committed records."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable
+from typing import Any
+
+from . import facts
+from .errors import DataFreeError
+
+PAPER = "knowledge_within"
+COLUMNS = {"real": "training_set", "BNS": "bns", "BNS + I": "bns_plus_inception", "I": "inception", "G": "gaussian"}
+"""Sources of images and their columns in table 1."""
+
+SETS = {"CIFAR-10": "cifar10", "random": "random"}
+"""Sets of the correspondence chapter that table 4 has too."""
+
+CALIBRATION = {"4w8a, 8-bit edges": ("4w8a", 8), "4w4a": ("4w4a", None), "2w4a, 4-bit edges": ("2w4a", 4)}
+"""Rows of the calibration chapter that table 1 has too: bits, and bits of the edges."""
+
+Rows = list[list[str]]
+
+
+def _values(found: Iterable[Any]) -> str:
+    """Mean and standard deviation of numbers or lists of numbers, with their count; a dash where there is none."""
+    flat = [v for item in found for v in (item if isinstance(item, list) else [item]) if v is not None]
+    if not flat:
+        return "–"
+    if len(flat) == 1:
+        return f"{flat[0]:.3g}"
+    return f"{statistics.mean(flat):.2f} ± {statistics.stdev(flat):.2f} ({len(flat)})"
+
+
+def _printed(table: str, where: dict, column: str) -> str:
+    try:
+        value, spread = facts.paper_value(PAPER, table, where, column)
+    except DataFreeError:
+        return "–"
+    return f"{value}" if spread is None else f"{value} ± {spread}"
+
+
+def _pair(label: str, here: list[str], paper: list[str]) -> Rows:
+    return [[label, "here", *here], ["", "paper", *paper]]
+
+
+def calibration(found: list[dict]) -> Rows:
+    """Table 1's calibration rows: here and as printed."""
+    rows: Rows = []
+    for label, (config, edge) in CALIBRATION.items():
+        where = {"stage": "calibration", "model": "ResNet44", "config": config, "first_last_bits": edge}
+        here = [_values(r["metrics"]["top1"][label].get(name) for r in found) for name in COLUMNS]
+        rows += _pair(label, here, [_printed("T1", where, column) for column in COLUMNS.values()])
+    return rows
+
+
+def distillation(found: list[dict]) -> Rows:
+    """Table 1's distillation row for 50 images a class, with the calibrated start."""
+    where = {"stage": "kd", "model": "ResNet44", "samples_per_class": 50}
+    start = [_values(r["metrics"]["calibrated"].get(name) for r in found) for name in COLUMNS]
+    here = [_values(r["metrics"]["distilled"].get(name) for r in found) for name in COLUMNS]
+    paper = [_printed("T1", where, column) for column in COLUMNS.values()]
+    return [["2w4a, 4-bit edges", "here, calibrated", *start], *_pair("", here, paper)]
+
+
+def correspondence(found: list[dict]) -> Rows:
+    """Table 4's row of the CIFAR-10 network."""
+    where = {"train_dataset": "CIFAR-10"}
+    here = [_values(r["metrics"]["pooled"]["CIFAR-10"].get(name) for r in found) for name in SETS]
+    return _pair("J_KL (nats)", here, [_printed("T4", where, column) for column in SETS.values()])
+
+
+TABLES = {
+    "02_kw_calibration": ("Table 1, calibration (top-1, %)", tuple(COLUMNS), calibration),
+    "03_kw_distillation": ("Table 1, distillation (top-1, %)", tuple(COLUMNS), distillation),
+    "04_kw_correspondence": ("Table 4, network of CIFAR-10", tuple(SETS), correspondence),
+}
+"""Notebook -> title, columns, and the function that makes the rows."""
+
+
+def _section(notebook: str, profile: str, found: list[dict]) -> str:
+    title, columns, make = TABLES[notebook]
+    header = ["", "", *columns]
+    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    lines += ["| " + " | ".join(row) + " |" for row in make(found)]
+    links = ", ".join(
+        f"{{download}}`seed {r['seed']} <records/{profile}/{notebook}/seed{r['seed']}.json>`" for r in found
+    )
+    return (
+        f"## {title}: profile `{profile}`\n\n" + "\n".join(lines) + f"\n\nRecords: {links}. Again with:\n\n"
+        f"```bash\n{found[0]['command']}\n```\n\n{_settings(found[0]['parameters'])}\n"
+    )
+
+
+def _settings(parameters: dict[str, Any]) -> str:
+    named = (f"`{k}` {v}" for k, v in parameters.items() if isinstance(v, int | float) and k not in ("seed",))
+    return f"Network `{parameters['model']}`; " + ", ".join(named) + "."
+
+
+def page(found: list[dict]) -> str:
+    """The page, from all records; a sentence where no run of that scale is recorded."""
+    parts = [
+        "(paper-scale)=\n# At the paper's scale\n",
+        "The chapters run in minutes on a small network. Below are runs with the first paper's network, a ResNet-44 "
+        "that others trained (93.10 % on the 10,000 test images; the paper's has 93.23 %), and with all of CIFAR-10. "
+        "`reduced` means that the synthesis, the distillation or the number of test images was cut to what two cores "
+        "do in hours; the settings stand below each table. Means ± standard deviations, with the number of values.\n",
+    ]
+    for notebook in TABLES:
+        for profile in ("paper", "reduced"):
+            mine = [r for r in found if r["notebook"] == notebook and r["profile"] == profile]
+            if mine:
+                parts.append(_section(notebook, profile, mine))
+    return "\n".join(parts if len(parts) > 2 else [*parts, "No such run is recorded yet.\n"])

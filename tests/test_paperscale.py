@@ -1,0 +1,51 @@
+"""The page of runs at the papers' scale: values of all seeds, the paper's numbers beside them, nothing from the book's profile."""
+
+import pytest
+
+from datafree import facts, paperscale
+
+SOURCES = list(paperscale.COLUMNS)
+
+
+def record(notebook, seed=0, profile="reduced", **metrics):
+    return {"notebook": notebook, "profile": profile, "seed": seed, "metrics": metrics, "command": f"datafree run {notebook}",
+            "parameters": {"seed": seed, "model": "resnet44", "steps": 200, "weights": "PATH/x.th"}}  # fmt: skip
+
+
+def calibrated(value, **more):
+    rows = {row: {name: [value, value + 1] for name in SOURCES} for row in paperscale.CALIBRATION}
+    return record("02_kw_calibration", top1=rows, **more)
+
+
+def test_without_records_the_page_says_so():
+    assert "No such run is recorded yet." in paperscale.page([])
+    assert "No such run is recorded yet." in paperscale.page([calibrated(80.0, profile="book")])
+
+
+def test_calibration_stands_beside_the_paper():
+    text = paperscale.page([calibrated(80.0), calibrated(82.0, seed=1)])
+    assert "81.50 ± 1.29 (4)" in text, "mean and deviation of 80, 81, 82, 83"
+    where = {"stage": "calibration", "model": "ResNet44", "config": "4w4a", "first_last_bits": None}
+    value, spread = facts.paper_value("knowledge_within", "T1", where, "bns")
+    assert f"{value} ± {spread}" in text
+    assert "seed1.json" in text and "datafree run 02_kw_calibration" in text and "`steps` 200" in text
+    assert "PATH" not in text, "files of a machine are no settings"
+
+
+def test_distillation_and_correspondence_have_their_rows():
+    floats = dict.fromkeys(SOURCES, 61.0)
+    text = paperscale.page([
+        record("03_kw_distillation", calibrated=dict.fromkeys(SOURCES, 20.0), distilled=floats),
+        record("04_kw_correspondence", pooled={"CIFAR-10": {"CIFAR-10": 0.02, "random": 0.5}}),
+    ])  # fmt: skip
+    assert "here, calibrated" in text and "| 61 |" in text
+    assert "88.52" in text and "0.023" in text and "0.498" in text
+
+
+@pytest.mark.parametrize("missing", [None, []])
+def test_a_value_that_is_missing_is_a_dash(missing):
+    assert paperscale._values([missing]) == "–"
+
+
+def test_one_number_has_no_deviation():
+    assert paperscale._values([0.0222]) == "0.0222"

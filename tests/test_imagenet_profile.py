@@ -2,12 +2,11 @@
 
 import pytest
 import torch
+from conftest import write_images
 
 from datafree import chapters, data, distill, evaluate, models, params, quantize
 from datafree.errors import DataFreeError
 from datafree.papers import knowledge_within as kw
-
-from conftest import write_images
 
 CLASSES = 3
 

@@ -40,7 +40,11 @@ def root(tmp_path):
     for source in sources:
         touch(tmp_path / source, OLD)
     for step, group in enumerate(
-        (results[: len(SCHEMES)], results[len(SCHEMES) :], ["_build/ledger.json", "_build/ledger.csv", "_build/pages/ledger.md"])
+        (
+            results[: len(SCHEMES)],
+            results[len(SCHEMES) :],
+            ["_build/ledger.json", "_build/ledger.csv", "_build/pages/ledger.md"],
+        )
     ):
         for result in group:
             touch(tmp_path / result, OLD + 10 + step)
@@ -95,7 +99,12 @@ def test_new_data_make_everything_anew(root):
 
 
 def test_another_profile_is_another_book(root):
-    assert planned(root, profile="smoke") == {"synthesise": 3, "notebook": len(params.NOTEBOOKS), "ledger": 1, "html": 1}
+    assert planned(root, profile="smoke") == {
+        "synthesise": 3,
+        "notebook": len(params.NOTEBOOKS),
+        "ledger": 1,
+        "html": 1,
+    }
 
 
 def test_a_lost_page_folder_is_rendered_again(root):

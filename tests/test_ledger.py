@@ -343,7 +343,9 @@ def site(places):
     ledger.write_pages(source, places / "notebooks")
     shutil.copy(places / "notebooks" / f"{NAME}.ipynb", source)
     (source / "conf.py").write_text(CONF)
-    (source / "index.md").write_text(f"# Book\n\n```{{toctree}}\nledger\nequations\npaper_scale\nruntimes\n{NAME}\n```\n")
+    (source / "index.md").write_text(
+        f"# Book\n\n```{{toctree}}\nledger\nequations\npaper_scale\nruntimes\n{NAME}\n```\n"
+    )
     out = places / "html"
     done = subprocess.run(
         [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", source, out],
@@ -367,7 +369,9 @@ def test_pages_build_without_a_warning_and_their_links_resolve(site):
         if link.endswith("seed0.json"):
             assert json.loads((site / link).read_text())["notebook"] == NAME
     reasons = ledger.not_testable()
-    assert html.count('id="ledger-') == 3 + len(reasons), "tested claims (kw-c01, kw-c12, kw-c13) and the not testable ones"
+    assert html.count('id="ledger-') == 3 + len(reasons), (
+        "tested claims (kw-c01, kw-c12, kw-c13) and the not testable ones"
+    )
     left = sum(c.paper == "knowledge_within" and c.id not in reasons for c in facts.claims().values()) - 3
     assert f"Open ({left})" in html, "the open claims of the first paper are folded away"
     text = re.sub(r"<[^>]+>", "", html)

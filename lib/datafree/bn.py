@@ -16,7 +16,7 @@ from torch import nn
 
 from .data import ImageSet
 from .errors import DataFreeError
-from .evaluate import evaluating
+from .evaluate import evaluating, hooked
 
 Moments = tuple[torch.Tensor, torch.Tensor]
 """(mean, variance) per channel."""
@@ -208,13 +208,9 @@ def image_moments(model: nn.Module, images: ImageSet, batch: int = 250) -> list[
         return hook
 
     handles = [layer.register_forward_pre_hook(hook_of(i)) for i, layer in enumerate(found)]
-    try:
-        with evaluating(model):
-            for x, _ in images.batches(batch):
-                model(x)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with hooked(handles), evaluating(model):
+        for x, _ in images.batches(batch):
+            model(x)
     if not all(parts):
         raise DataFreeError(_unreached(sum(not p for p in parts), len(parts)))
     return [tuple(torch.cat(p, dim=1)) for p in parts]

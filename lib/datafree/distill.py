@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from . import data
 from .compute import autocast, bf16_pays
 from .errors import DataFreeError
-from .evaluate import evaluating
+from .evaluate import evaluating, hooked, pass_once
 from .params import Strict
 from .train import rate_at
 
@@ -80,11 +80,8 @@ def taps(model: nn.Module, names: tuple[str, ...]) -> Iterator[list[torch.Tensor
         return hook
 
     handles = [_submodule(model, name).register_forward_hook(keep(i)) for i, name in enumerate(names)]
-    try:
+    with hooked(handles):
         yield seen
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _submodule(model: nn.Module, name: str) -> nn.Module:
@@ -119,12 +116,7 @@ def stages(model: nn.Module, shape: tuple[int, int, int] = (3, 32, 32)) -> tuple
         )
         for name in blocks
     ]
-    try:
-        with evaluating(model):
-            model(torch.zeros(1, *shape))
-    finally:
-        for handle in handles:
-            handle.remove()
+    pass_once(model, shape, handles)
     last = {side: name for name, side in sides}  # a later module of the same side takes the place of an earlier one
     return tuple(name for side, name in last.items() if side > 1)
 

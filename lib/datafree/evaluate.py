@@ -25,6 +25,23 @@ def evaluating(model: nn.Module) -> Iterator[nn.Module]:
             module.training = mode
 
 
+@contextmanager
+def hooked(handles: list) -> Iterator[None]:
+    """Remove these hooks at the end of the block, however it ends."""
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@torch.no_grad()
+def pass_once(model: nn.Module, shape: tuple[int, int, int], handles: list) -> None:
+    """One black image through the network in evaluation mode, for what the hooks of `handles` note; they are removed."""
+    with hooked(handles), evaluating(model):
+        model(torch.zeros(1, *shape))
+
+
 @torch.no_grad()
 def outputs(model: nn.Module, images: ImageSet, batch: int = 250, bf16: bool = False) -> torch.Tensor:
     """Logits [N, K] in evaluation mode; the model's mode is put back afterwards.
@@ -91,13 +108,7 @@ def count_macs(model: nn.Module, shape: tuple[int, int, int] = (3, 32, 32)) -> i
     counted = [
         m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear | QuantizedLayer) and id(m) not in inner
     ]
-    handles = [module.register_forward_hook(hook) for module in counted]
-    try:
-        with evaluating(model):
-            model(torch.zeros(1, *shape))
-    finally:
-        for handle in handles:
-            handle.remove()
+    pass_once(model, shape, [module.register_forward_hook(hook) for module in counted])
     return total
 
 

@@ -30,7 +30,7 @@ from torch import fx, nn
 from . import bn, roles
 from .data import ImageSet
 from .errors import DataFreeError
-from .evaluate import evaluating
+from .evaluate import evaluating, hooked
 
 
 @dataclass(frozen=True)
@@ -386,16 +386,12 @@ def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
 
 @contextmanager
 def _watching(model: nn.Module, names: Iterable[str], watch: Callable[[str, torch.Tensor], None]):
-    hooks = []
-    try:
-        with evaluating(model), torch.no_grad():
-            for name in names:
-                module = model.get_submodule(name)
-                hooks.append(module.register_forward_pre_hook(lambda _, args, name=name: watch(name, args[0])))
-            yield
-    finally:
-        for hook in hooks:
-            hook.remove()
+    handles = [
+        model.get_submodule(name).register_forward_pre_hook(lambda _, args, name=name: watch(name, args[0]))
+        for name in names
+    ]
+    with hooked(handles), evaluating(model), torch.no_grad():
+        yield
 
 
 def inputs_of(model: nn.Module, names: Iterable[str], x: torch.Tensor) -> dict[str, torch.Tensor]:

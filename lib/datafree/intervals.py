@@ -14,7 +14,7 @@ from torch import nn
 
 from . import graph, quantize
 from .distill import FitConfig, fit
-from .evaluate import evaluating
+from .evaluate import evaluating, pass_once
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,7 @@ def _input_shapes(model: nn.Module, names: list[str], shape: tuple[int, int, int
         )
         for name in names
     ]
-    try:
-        with evaluating(model):
-            model(torch.zeros(1, *shape))
-    finally:
-        for handle in handles:
-            handle.remove()
+    pass_once(model, shape, handles)
     return shapes
 
 

@@ -355,7 +355,9 @@ def load(
 
 def _of_torchvision(name: str, **settings) -> nn.Module:
     if name not in TORCHVISION_MODELS:
-        raise DataFreeError(f"torchvision has no weights for '{name}'; it has them for {', '.join(TORCHVISION_MODELS)}.")
+        raise DataFreeError(
+            f"torchvision has no weights for '{name}'; it has them for {', '.join(TORCHVISION_MODELS)}."
+        )
     return load_state(build(name, **settings), torchvision_state(name), "torchvision").eval()
 
 

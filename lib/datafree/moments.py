@@ -16,7 +16,7 @@ from torch import nn
 from . import bn, rectified
 from .data import ImageSet
 from .errors import DataFreeError
-from .evaluate import evaluating
+from .evaluate import evaluating, hooked
 from .graph import Graph, Pair
 
 RECTIFIED = ("relu", "relu6")
@@ -259,13 +259,9 @@ def observe(model: nn.Module, layers: list[str], pool: ImageSet, batch: int = 25
 
     handles = [model.get_submodule(n).register_forward_pre_hook(partial(note, name=n)) for n in inputs]
     handles += [norm.register_forward_pre_hook(partial(add, name=n)) for n, norm in norms.items()]
-    try:
-        with evaluating(model):
-            for x, _ in pool.batches(batch):
-                model(x)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with hooked(handles), evaluating(model):
+        for x, _ in pool.batches(batch):
+            model(x)
     found = {name: (mean, (square - mean.square()).clamp_min(0)) for name, (mean, square) in sums.items()}
     return Observed(pool, {name: torch.cat(parts) for name, parts in inputs.items()}, found)
 
@@ -278,12 +274,8 @@ def maps(net: nn.Module, names: list[str], images) -> dict[str, torch.Tensor]:
         net.get_submodule(name).register_forward_hook(lambda _m, _i, y, name=name: found.__setitem__(name, y))
         for name in names
     ]
-    try:
-        with evaluating(net):
-            net(images.floats())
-    finally:
-        for handle in handles:
-            handle.remove()
+    with hooked(handles), evaluating(net):
+        net(images.floats())
     return found
 
 

@@ -102,7 +102,7 @@ def page(found: list[dict]) -> str:
     parts = [
         "(paper-scale)=\n# At the paper's scale\n",
         "The chapters run in minutes on a small network. Below are runs with the first paper's network, a ResNet-44 "
-        "that others trained (93.10 % on the 10,000 test images; the paper's has 93.23 %), and with all of CIFAR-10. "
+        "that others trained, and with all of CIFAR-10. "
         "`reduced` means that the synthesis, the distillation or the number of test images was cut to what two cores "
         "do in hours; the settings stand below each table. Means ± standard deviations, with the number of values.\n",
     ]

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from . import quantize
-from .evaluate import evaluating
+from .evaluate import evaluating, hooked
 
 Rule = Callable[[torch.Tensor, int], tuple[torch.Tensor, torch.Tensor]]
 """(a layer's input, bits) -> ends of its range."""
@@ -59,13 +59,9 @@ def set_ranges(student: nn.Module, images: torch.Tensor, rule: Rule) -> nn.Modul
 
         return hook
 
-    with evaluating(student), quantize.observing(student):
-        handles = [layer.register_forward_hook(keep(layer)) for _, layer in found]
-        try:
-            student(images)
-        finally:
-            for handle in handles:
-                handle.remove()
+    handles = [layer.register_forward_hook(keep(layer)) for _, layer in found]
+    with hooked(handles), evaluating(student), quantize.observing(student):
+        student(images)
     return student
 
 
@@ -80,12 +76,8 @@ def _channel_means(model: nn.Module, names: list[str], images: torch.Tensor) -> 
         return hook
 
     handles = [model.get_submodule(name).register_forward_hook(keep(name)) for name in names]
-    try:
-        with evaluating(model):
-            model(images)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with hooked(handles), evaluating(model):
+        model(images)
     return means
 
 

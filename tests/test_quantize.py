@@ -101,7 +101,7 @@ def measured(weight_bits, act_bits, **options):
 
 
 def test_many_bits_change_little_and_fewer_bits_change_more():
-    x = torch.rand(16, 3, 9, 7, generator=torch.Generator().manual_seed(1))
+    x = torch.rand(64, 3, 9, 7, generator=torch.Generator().manual_seed(0))  # the images that set the ranges
     errors = []
     for bits in (16, 8, 4, 2):
         net, student = measured(bits, bits)

@@ -182,9 +182,19 @@ class FromTorchvision(nn.Module):
         return self.network(self.normalize(x))
 
 
+IMAGENET_MODELS = (*TORCHVISION_MODELS, "efficientnet_lite0")
+"""Networks of 1,000 classes and images of 224 x 224."""
+
+
 def image_size(name: str) -> int | None:
     """Side of the images that a network was made for; None where it is that of CIFAR-10 and its like."""
-    return 224 if name in TORCHVISION_MODELS else None
+    return 224 if name in IMAGENET_MODELS else None
+
+
+def _efficientnet_lite0(**settings) -> nn.Module:
+    from .efficientnet import EfficientNetLite0
+
+    return EfficientNetLite0(**settings)
 
 
 def torchvision_state(name: str) -> dict[str, torch.Tensor]:
@@ -210,9 +220,11 @@ ARCHITECTURES = {
     "resnet56": lambda **k: CifarResNet(56, **k),
     "slim_vgg": SlimVGG,
     "mobilenet_v2_small": SmallMobileNetV2,
+    "efficientnet_lite0": _efficientnet_lite0,
     **{name: partial(FromTorchvision, name) for name in TORCHVISION_MODELS},
 }
-"""Everything `build` and `load` know. Those with a file in data_stubs/models need no `weights`."""
+"""Everything `build` and `load` know. Those with a file in data_stubs/models need no `weights`; nor does
+efficientnet_lite0, whose weights come as a package."""
 
 
 def known(name: str) -> str:
@@ -243,7 +255,7 @@ def _torch_file(path: Path) -> dict:
 
 
 def read_state(path: str | Path) -> dict[str, torch.Tensor]:
-    """A state dict from .safetensors, .pt or .th; never runs code from the file; strips 'module.'."""
+    """A state dict from .safetensors, .pt, .pth or .th; never runs code from the file; strips 'module.'."""
     path = Path(path)
     if not path.is_file():
         raise DataFreeError(f"weights file '{path}' does not exist; give the path of a .safetensors, .pt or .th file.")
@@ -307,6 +319,16 @@ def _check_normalisation(settings: dict) -> None:
         )
 
 
+def _from_package(**settings) -> nn.Module:
+    from . import efficientnet
+
+    path = efficientnet.weights_file()
+    check_sha256(path, efficientnet.SHA256)
+    return load_state(
+        build("efficientnet_lite0", **settings), efficientnet.renamed(read_state(path)), f"'{path}'"
+    ).eval()
+
+
 def _embedded(name: str, trained_on: str, suffix: str, missing: str) -> Path:
     folder = "models" if trained_on == "cifar10" else f"models/{trained_on}"
     return stub_path(f"{folder}/{name}{suffix}", missing=missing)
@@ -319,8 +341,8 @@ def load(
 
     Args:
         name: one of ARCHITECTURES.
-        weights: a state dict's path; None takes the embedded weights of data_stubs/models; 'torchvision' those that
-            torchvision fetches (TORCHVISION_MODELS only).
+        weights: a state dict's path; None takes the embedded weights of data_stubs/models (of efficientnet_lite0:
+            those of its package); 'torchvision' those that torchvision fetches (TORCHVISION_MODELS only).
         sha256: expected checksum of `weights`; the embedded files are always checked.
         trained_on: which embedded weights: of CIFAR-10, or of a folder of data_stubs/models.
         settings: `classes`, and `mean` and `std` of the input normalisation.
@@ -329,6 +351,8 @@ def load(
     _check_normalisation(settings)
     if str(weights) == "torchvision":
         return _of_torchvision(name, **settings)
+    if weights is None and name == "efficientnet_lite0":
+        return _from_package(**settings)
     if weights is None:
         of = "" if trained_on == "cifar10" else f" of {trained_on}"
         missing = f"model '{name}' has no embedded weights{of}; give weights=PATH"
@@ -339,7 +363,7 @@ def load(
         check_sha256(path, sha256)
     state = read_state(path)
     carried = {"normalize.mean", "normalize.std"} <= set(state)
-    if not carried and weights is not None and "mean" not in settings and name not in TORCHVISION_MODELS:
+    if not carried and weights is not None and "mean" not in settings and name not in IMAGENET_MODELS:
         raise DataFreeError(
             f"weights '{path}' carry no input normalisation; give mean=(...) and std=(...) as used when it was trained."
         )

@@ -191,8 +191,11 @@ class DistillConfig(FitConfig):
 class Distiller:
     """One student, one teacher, one pool of images; `draw_loss` is what `fit` minimises."""
 
-    def __init__(self, student: nn.Module, teacher: nn.Module, pool: data.ImageSet, config: DistillConfig):
-        self.student, self.teacher, self.pool, self.config = student, teacher, pool, config
+    def __init__(
+        self, student: nn.Module, teacher: nn.Module, pool: data.ImageSet, config: DistillConfig,
+        extra: Callable[[], torch.Tensor] | None = None,
+    ):  # fmt: skip
+        self.student, self.teacher, self.pool, self.config, self.extra = student, teacher, pool, config, extra
         self.generator = torch.Generator().manual_seed(config.seed)
         self.bf16 = config.precision == "bf16" or (config.precision == "auto" and bf16_pays())
         self.taps = stages(teacher, tuple(pool[:1].pixels.shape[1:])) if config.features else ()
@@ -225,7 +228,8 @@ class Distiller:
             loss = output_divergence(logits, target, config.temperature)
         else:
             loss = F.cross_entropy(logits.float(), y)
-        return loss + config.features * feature_distance(got, wanted) if self.taps else loss
+        loss = loss + config.features * feature_distance(got, wanted) if self.taps else loss
+        return loss + self.extra() if self.extra else loss
 
     def run(self, progress: bool = True) -> list[float]:
         """Train the student in place; teacher and modes are as before afterwards."""
@@ -239,10 +243,12 @@ class Distiller:
 
 
 def distill(
-    student: nn.Module, teacher: nn.Module, pool: data.ImageSet, config: DistillConfig, progress: bool = True
-) -> list[float]:
+    student: nn.Module, teacher: nn.Module, pool: data.ImageSet, config: DistillConfig, progress: bool = True, *,
+    extra: Callable[[], torch.Tensor] | None = None,
+) -> list[float]:  # fmt: skip
     """Train `student` in place on `pool` towards `teacher`; returns the loss of every step.
 
+    extra: draws one more loss of the student, a scalar that is added in every step.
     Activation ranges stay as calibrated. Weight ranges follow the weights unless `quantize.freeze_weight_ranges` was called.
     """
-    return Distiller(student, teacher, pool, config).run(progress)
+    return Distiller(student, teacher, pool, config, extra).run(progress)

@@ -26,6 +26,7 @@ from ..compute import autocast, bf16_pays
 from ..distill import DistillConfig, distill
 from ..errors import DataFreeError
 from ..evaluate import evaluating
+from ..generative import normalisation
 from ..params import Strict
 from ..paths import write_atomically
 
@@ -189,17 +190,6 @@ def cutout_mask(n: int, h: int, w: int, generator: torch.Generator) -> torch.Ten
     rows, columns = torch.arange(h)[None], torch.arange(w)[None]
     inside = ((rows >= top) & (rows < top + side))[:, :, None] & ((columns >= left) & (columns < left + side))[:, None]
     return inside[:, None]
-
-
-def normalisation(model: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
-    """mean, std [C] of the model's first Normalize layer."""
-    for module in model.modules():
-        if isinstance(module, models.Normalize):
-            return module.mean.flatten(), module.std.flatten()
-    raise DataFreeError(
-        f"{type(model).__name__} has no datafree.models.Normalize layer, so the moments of its inputs are unknown; "
-        "put nn.Sequential(Normalize(mean, std), network) in its place."
-    )
 
 
 def input_moments(images: torch.Tensor) -> bn.Moments:

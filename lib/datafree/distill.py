@@ -124,12 +124,14 @@ def stages(model: nn.Module, shape: tuple[int, int, int] = (3, 32, 32)) -> tuple
 class FitConfig(Strict):
     """Everything about an optimisation but what it optimises."""
 
-    steps: int = Field(16000, ge=1, description="length; a short linear warm-up, then a cosine to zero")
+    steps: int = Field(16000, ge=1, description="length; a short linear warm-up, then the schedule")
     rate: float = Field(0.02, gt=0, description="peak learning rate")
     optimizer: Literal["sgd", "adam"] = "sgd"
     momentum: float = Field(0.9, ge=0, lt=1, description="Nesterov momentum of SGD, or beta_1 of Adam")
     decay: float = Field(0.0, ge=0, description="weight decay of matrices and kernels")
     warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps with a rising rate")
+    schedule: Literal["cosine", "constant"] = Field("cosine", description="of the rate after the warm-up")
+    beta2: float = Field(0.999, ge=0, lt=1, description="beta_2 of Adam")
 
 
 def _optimizer(parameters: list[nn.Parameter], config: FitConfig) -> torch.optim.Optimizer:
@@ -138,8 +140,14 @@ def _optimizer(parameters: list[nn.Parameter], config: FitConfig) -> torch.optim
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
     if config.optimizer == "adam":
-        return torch.optim.Adam(groups, lr=config.rate, betas=(config.momentum, 0.999))
+        return torch.optim.Adam(groups, lr=config.rate, betas=(config.momentum, config.beta2))
     return torch.optim.SGD(groups, lr=config.rate, momentum=config.momentum, nesterov=config.momentum > 0)
+
+
+def _rate(step: int, config: FitConfig) -> float:
+    if config.schedule == "constant" and step >= config.warmup * config.steps:
+        return config.rate
+    return rate_at(step, config.steps, config.rate, config.warmup)
 
 
 def fit(
@@ -163,7 +171,7 @@ def fit(
     optimizer, history = _optimizer(parameters, config), []
     for step in tqdm(range(config.steps), desc=what, leave=False, disable=None if progress else True):
         for group in optimizer.param_groups:
-            group["lr"] = rate_at(step, config.steps, config.rate, config.warmup)
+            group["lr"] = _rate(step, config)
         loss = draw_loss()
         history.append(loss.item())
         if not torch.isfinite(loss):

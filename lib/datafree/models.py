@@ -47,17 +47,24 @@ class PadShortcut(nn.Module):
 
 
 class BasicBlock(nn.Module):
-    """conv-BN-ReLU-conv-BN, add the shortcut, ReLU."""
+    """conv-BN-ReLU-conv-BN, add the shortcut, ReLU.
 
-    def __init__(self, inputs: int, outputs: int, stride: int):
+    projection: shortcuts that change the shape are a convolution of one pixel with BatchNorm, in place of padding.
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int, projection: bool = False):
         super().__init__()
         self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(outputs)
         self.relu1 = nn.ReLU()
         self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(outputs)
-        same = inputs == outputs and stride == 1
-        self.shortcut = nn.Identity() if same else PadShortcut(outputs - inputs, stride)
+        if inputs == outputs and stride == 1:
+            self.shortcut = nn.Identity()
+        elif projection:
+            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+        else:
+            self.shortcut = PadShortcut(outputs - inputs, stride)
         self.relu2 = nn.ReLU()
 
     def forward(self, x):
@@ -89,6 +96,31 @@ class CifarResNet(nn.Module):
     def forward(self, x):
         x = self.relu(self.bn1(self.conv1(self.normalize(x))))
         x = self.layer3(self.layer2(self.layer1(x)))
+        return self.linear(torch.flatten(self.pool(x), 1))
+
+
+class CifarResNet18(nn.Module):
+    """ResNet-18 for 32 x 32 images: a stem of 3 x 3 pixels without pooling, as FRanDI's ablations have it."""
+
+    widths = (64, 128, 256, 512)
+
+    def __init__(self, classes: int = 10, mean=CIFAR_MEAN, std=CIFAR_STD):
+        super().__init__()
+        self.normalize = Normalize(mean, std)
+        self.conv1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        self.relu = nn.ReLU()
+        inputs = 64
+        for k, width in enumerate(self.widths, 1):
+            blocks = BasicBlock(inputs, width, 1 if k == 1 else 2, True), BasicBlock(width, width, 1)
+            setattr(self, f"layer{k}", nn.Sequential(*blocks))
+            inputs = width
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.linear = nn.Linear(inputs, classes)
+
+    def forward(self, x):
+        x = self.relu(self.bn1(self.conv1(self.normalize(x))))
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         return self.linear(torch.flatten(self.pool(x), 1))
 
 
@@ -218,6 +250,7 @@ ARCHITECTURES = {
     "resnet32": lambda **k: CifarResNet(32, **k),
     "resnet44": lambda **k: CifarResNet(44, **k),
     "resnet56": lambda **k: CifarResNet(56, **k),
+    "resnet18_cifar": CifarResNet18,
     "slim_vgg": SlimVGG,
     "mobilenet_v2_small": SmallMobileNetV2,
     "efficientnet_lite0": _efficientnet_lite0,

@@ -11,13 +11,14 @@ from torch import nn
 from . import bn, evaluate
 from .data import ImageSet
 from .errors import DataFreeError
-from .papers import knowledge_within, layerwise_quantization, udfc
+from .papers import frandi, knowledge_within, layerwise_quantization, udfc
 from .params import Strict
 
 METHODS = {
     knowledge_within.KnowledgeWithin: knowledge_within.compress,
     layerwise_quantization.LayerWise: layerwise_quantization.compress,
     udfc.UDFC: udfc.compress,
+    frandi.FRanDI: frandi.compress,
 }
 """Config class -> function (model, config, pool, shape) -> (network, report)."""
 
@@ -51,7 +52,8 @@ def compress(model: nn.Module, config: Strict, images: ImageSet | None = None, s
 
     Args:
         model: a trained network whose first layer normalises its input (datafree.models.Normalize).
-        config: e.g. KnowledgeWithin(weight_bits=4, act_bits=4), LayerWise(weight_bits=4, act_bits=4), or UDFC(prune_ratio=0.3, repair="gaussian").
+        config: e.g. KnowledgeWithin(weight_bits=4, act_bits=4), LayerWise(weight_bits=4, act_bits=4), UDFC(prune_ratio=0.3, repair="gaussian"),
+            or FRanDI(reduction=4.0).
         images: use these instead of generated ones.
         shape: of one image: for generation, and for the count of operations.
     Returns:

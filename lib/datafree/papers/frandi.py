@@ -50,10 +50,10 @@ class Synthesis(FitConfig):
 
 
 class Recovery(FitConfig):
-    """How features are regressed (section 4). The rate is the paper's for ImageNet's first step, unless said."""
+    """How features are regressed (section 4). The schedule behind the first rate is not given: a cosine."""
 
     steps: int = Field(500, ge=1, description="of SGD (section 5.1: 500)")
-    rate: float = Field(1e-3, gt=0, description="of SGD (section 4: 1e-4, section 5.1: 1e-3)")
+    rate: float = Field(0.01, gt=0, description="of SGD (section 4: 1e-4, section 5.1: 1e-3, for wider networks)")
     decay: float = Field(1e-4, ge=0, description="weight decay (section 4)")
     warmup: float = Field(0.0, ge=0, lt=1)
     batch: int = Field(256, ge=1, description="images a step; those of a larger set are drawn anew each time")
@@ -142,6 +142,31 @@ def synthesize(
 # Feature Regression (section 3.2) ---------------------------------------------------------------------------------
 
 
+class _UnitDistance(torch.autograd.Function):
+    """Distance of two tensors on the unit sphere; gradients reach the first one only.
+
+    With u and v of norm one and d = |u - v|, the product of u and (u - v) / d is d / 2. So the gradient through the
+    normalisation needs no sum of its own, and is (1/d - d/2) (u - v) - d/2 v over the norm of the first tensor.
+    """
+
+    @staticmethod
+    def forward(ctx, s, t):
+        wide, tiny = torch.promote_types(s.dtype, torch.float32), torch.finfo(torch.float32).tiny
+        length = torch.linalg.vector_norm(s, dtype=wide).clamp_min(tiny)
+        v = t.to(wide) / torch.linalg.vector_norm(t, dtype=wide).clamp_min(tiny)
+        difference = torch.addcmul(-v, s.to(wide), 1 / length)
+        distance = torch.linalg.vector_norm(difference)
+        ctx.save_for_backward(difference, v, length, distance.clamp_min(tiny))
+        ctx.dtype = s.dtype
+        return distance
+
+    @staticmethod
+    def backward(ctx, grad):
+        difference, v, length, d = ctx.saved_tensors
+        scale = grad / length
+        return torch.addcmul(difference * (scale * (1 / d - d / 2)), v, -scale * d / 2).to(ctx.dtype), None
+
+
 def discrepancy(student: torch.Tensor, teacher: torch.Tensor, scope: str = "tensor") -> torch.Tensor:
     r"""Feature Discrepancy: distance of two maps, each divided by its own norm (FRanDI, eq. 5).
 
@@ -151,14 +176,12 @@ def discrepancy(student: torch.Tensor, teacher: torch.Tensor, scope: str = "tens
         student, teacher: maps of equal shapes [N, ...].
         scope: 'tensor': norms over the whole batch, as written; 'sample': image by image, then the mean.
     Returns:
-        a scalar from 0 to 2; a map of zeros counts as a direction of its own. Book: {ref}`fr-discrepancy`.
+        a scalar from 0 to 2, with gradients to the student; a map of zeros stays zero. Book: {ref}`fr-discrepancy`.
     """
-    if scope == "sample":
-        s, t = F.normalize(student.float().flatten(1), dim=1), F.normalize(teacher.float().flatten(1), dim=1)
-        return (s - t).norm(dim=1).mean()
-    s, t = student.float(), teacher.float()
-    tiny = torch.finfo(torch.float32).tiny
-    return (s / s.norm().clamp_min(tiny) - t / t.norm().clamp_min(tiny)).norm()
+    if scope == "tensor":
+        return _UnitDistance.apply(student, teacher)
+    s, t = F.normalize(student.float().flatten(1), dim=1), F.normalize(teacher.float().flatten(1), dim=1)
+    return (s - t).norm(dim=1).mean()
 
 
 def feature_regression(
@@ -188,45 +211,6 @@ def distortion(layer: Callable, compact: torch.Tensor, weight: torch.Tensor, x: 
         the left side. Book: {ref}`fr-split`.
     """
     return layer(compact, x) - layer(weight, x)
-
-
-def fitnets(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-    r"""Squared distance of the plain maps, the mean over images (FRanDI, table 2, after Romero et al., 2015).
-
-    .. math:: \frac1{2N} \sum_i \|\tilde F_i - F_i\|_2^2
-
-    Returns:
-        a scalar, in squared units of the maps; it has no bound. Book: {ref}`fr-losses`.
-    """
-    return 0.5 * (student.float() - teacher.float()).square().sum() / len(student)
-
-
-def attention(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-    r"""Distance of normalised attention maps, the mean over images (FRanDI, table 2, after Zagoruyko and Komodakis, 2017).
-
-    .. math:: \frac1N \sum_i \left\| \frac{a(\tilde F_i)}{\|a(\tilde F_i)\|_2} - \frac{a(F_i)}{\|a(F_i)\|_2} \right\|_2,
-              \qquad a(F)_{hw} = \sum_c F_{chw}^2
-
-    Returns:
-        a scalar from 0 to the root of 2. Book: {ref}`fr-losses`.
-    """
-    return discrepancy(student.float().square().sum(1), teacher.float().square().sum(1), "sample")
-
-
-def overhaul(student: torch.Tensor, teacher: torch.Tensor, margin: torch.Tensor) -> torch.Tensor:
-    r"""OFD: squared distance to the teacher cut at a negative margin, not counted where both are negative and the
-    student is below (FRanDI, table 2, after Heo et al., 2019).
-
-    .. math:: \frac1N \sum_{t = \max(F, m)} \begin{cases} 0 & \tilde F \le t \le 0 \\ (\tilde F - t)^2 & \text{else} \end{cases}
-
-    Args:
-        margin: m, [C], the mean of the teacher's negative values in each channel.
-    Returns:
-        a scalar, in squared units of the maps. Book: {ref}`fr-losses`.
-    """
-    target = torch.maximum(teacher.float(), margin.view(1, -1, 1, 1))
-    counted = (student > target) | (target > 0)
-    return ((student.float() - target).square() * counted).sum() / len(student)
 
 
 class Regression:

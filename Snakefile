@@ -18,7 +18,7 @@ STUBS = ["data_stubs/SHA256SUMS"]
 PROFILE_FILE = "notebooks/profiles/{profile}.yaml"
 
 # What only draws or assembles the book does not change a measurement.
-ASSEMBLY = {"book.py", "cli.py", "cli_build.py", "cli_ledger.py", "doctor.py", "ledger.py", "paperscale.py"}
+ASSEMBLY = {"book.py", "cli.py", "cli_build.py", "cli_ledger.py", "doctor.py", "ledger.py", "ledger_pages.py", "paperscale.py"}
 LIBRARY = sorted(str(p) for p in Path("lib/datafree").rglob("*.py") if p.name not in ASSEMBLY)
 # Nor does what only draws or reports change an image.
 GENERATOR = [p for p in LIBRARY if Path(p).name not in {"notebook.py", "plots.py", "records.py", "run.py"}]
@@ -92,7 +92,7 @@ rule notebook:
 rule ledger:
     input:
         expand(RECORD, profile=PROFILE, name=NOTEBOOKS, seed=0), EVIDENCE, LIBRARY,
-        "lib/datafree/ledger.py", "lib/datafree/paperscale.py",
+        "lib/datafree/ledger.py", "lib/datafree/ledger_pages.py", "lib/datafree/paperscale.py",
         expand("notebooks/{name}.ipynb", name=NOTEBOOKS), sorted(str(p) for p in Path("tests").glob("test_*.py"))
     output:
         json="_build/ledger.json",

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from datafree import cli_ledger, facts, ledger, params, paths, records
+from datafree import cli_ledger, facts, ledger, ledger_pages, params, paths, records
 from datafree.errors import DataFreeError
 
 NAME = "01_kw_synthesis"
@@ -234,8 +234,8 @@ def test_a_broken_notebook_is_named(places):
 
 @given(st.text())
 def test_escaped_text_stays_on_one_line(text):
-    assert "\n" not in ledger.escaped(text) and not re.search(
-        r"(?<!\\)[`$|{}]", ledger.escaped(text).replace("\\\\", "")
+    assert "\n" not in ledger_pages.escaped(text) and not re.search(
+        r"(?<!\\)[`$|{}]", ledger_pages.escaped(text).replace("\\\\", "")
     )
 
 
@@ -246,14 +246,30 @@ def test_json_and_csv_agree(places):
     leave([{"id": "kw-c12", "holds": True, "measured": {"end": [0.5, 0.25]}, "note": 'comma, "quote"\nline'}])
     rows = ledger.build(notebook_folder=places / "notebooks")
     folder = places / "out"
-    ledger.write(rows, folder)
+    ledger.write(rows, [], folder)
     content = json.loads((folder / "ledger.json").read_text())
-    assert set(content) == {"claims"} and len(content["claims"]) == 196
+    assert content["ours"] == [] and len(content["claims"]) == 196
     table = list(csv.DictReader(io.StringIO((folder / "ledger.csv").read_text())))
     assert [r["id"] for r in table] == [r["id"] for r in content["claims"]]
     assert [r["state"] for r in table] == [r["state"] for r in content["claims"]]
     assert {r["state"] for r in table} <= set(ledger.STATES)
     assert next(r for r in table if r["id"] == "kw-c12")["measured"] == "end 0.375 (0.5, 0.25)"
+
+
+def test_what_is_ours_stands_apart_from_the_claims(places):
+    own = {"id": "own-x", "measured": {"gain": 3}, "margin": None, "note": "", "scale": "book", "statement": "X helps."}
+    leave([{"id": "kw-c12", "holds": True}], additions=[own | {"holds": True}])
+    leave([], seed=1, additions=[own | {"holds": False}])
+    leave([], seed=2, overrides={"steps": 3}, additions=[own | {"holds": False}])
+    rows, ours = ledger.build(notebook_folder=places / "notebooks"), ledger.additions()
+    assert "own-x" not in {r["id"] for r in rows}
+    assert [(r["id"], r["state"], r["n"], r["statement"]) for r in ours] == [("own-x", "partly", 2, "X helps.")]
+    page = ledger_pages.ledger_page(rows, ours)
+    assert (
+        page.index("(ledger-ours)=") > page.index("(ledger-kw-c12)=") and "X helps" in page.split("(ledger-ours)=")[1]
+    )
+    ledger.write(rows, ours, places / "out")
+    assert json.loads((places / "out" / "ledger.json").read_text())["ours"][0]["id"] == "own-x"
 
 
 def test_counts_add_up(places):
@@ -340,7 +356,7 @@ def site(places):
         "(kw-moments)=\n## Moments",
         ("code", "moment_mse(1)"),
     )
-    ledger.write_pages(source, places / "notebooks")
+    ledger_pages.write_pages(source, places / "notebooks")
     shutil.copy(places / "notebooks" / f"{NAME}.ipynb", source)
     (source / "conf.py").write_text(CONF)
     (source / "index.md").write_text(
@@ -387,12 +403,12 @@ def test_pages_build_without_a_warning_and_their_links_resolve(site):
 def test_commands_that_differ_in_the_seed_are_said_once():
     one = "datafree run a --profile book --seed 0"
     text = f"{one}; datafree run a --profile book --seed 3; datafree run b --profile book --seed 1 -p 'x=;y'"
-    said = ledger._commands(text)
+    said = ledger_pages._commands(text)
     assert said == f"`{one}` and with seeds 3; `datafree run b --profile book --seed 1 -p 'x=;y'`"
 
 
 def test_pages_of_an_empty_ledger(places):
-    ledger.write_pages(places / "source", places / "notebooks")
+    ledger_pages.write_pages(places / "source", places / "notebooks")
     assert "No run is recorded yet." in (places / "source" / "runtimes.md").read_text()
     page = (places / "source" / "ledger.md").read_text()
     assert all(claim_id in page for claim_id in facts.claims())

@@ -176,6 +176,17 @@ def test_a_claim_is_measured_once_a_run():
         chapter.claim("kw-c12", holds=False)
 
 
+def test_statements_of_ours_are_kept_apart(capsys):
+    chapter = start()
+    chapter.addition("own-gaussian", "It helps.", holds=True, measured={"gain": 3.5})
+    assert capsys.readouterr().out.endswith("own-gaussian holds: It helps.\n")
+    assert chapter.record()["claims"] == [] and chapter.record()["additions"][0]["statement"] == "It helps."
+    with pytest.raises(DataFreeError, match="already measured"):
+        chapter.addition("own-gaussian", "It helps.", holds=False)
+    with pytest.raises(DataFreeError, match="starts with 'own-'"):
+        chapter.addition("kw-c12", "It helps.", holds=True)
+
+
 def test_metrics_refuse_what_is_no_number():
     chapter = start()
     with pytest.raises(DataFreeError, match="'loss' is nan"):

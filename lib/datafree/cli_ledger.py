@@ -26,9 +26,11 @@ def ledger(
         _check(book)
         return
     rows = book.build()
-    book.write(rows)
+    book.write(rows, book.additions())
     if pages:
-        book.write_pages(pages)
+        from . import ledger_pages
+
+        ledger_pages.write_pages(pages)
     for paper, by_state in book.counts(rows).items():
         typer.echo(f"{paper}: " + ", ".join(f"{number} {state}" for state, number in by_state.items() if number))
 

@@ -14,11 +14,10 @@ from __future__ import annotations
 import csv
 import io
 import json
-import re
 from pathlib import Path
 from typing import Any
 
-from . import facts, paperscale, paths, records
+from . import facts, paths, records
 from .errors import DataFreeError
 from .params import read_yaml, suggestion
 
@@ -125,11 +124,11 @@ def summary(measured: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _unique(items: list[str]) -> list[str]:
+def unique(items: list[str]) -> list[str]:
     return list(dict.fromkeys(item for item in items if item))
 
 
-def _commit(record: dict[str, Any]) -> str:
+def commit(record: dict[str, Any]) -> str:
     git = record["provenance"].get("git") or {}
     return str(git.get("commit", "unknown"))[:10] + (" with changes" if git.get("dirty", True) else "")
 
@@ -162,17 +161,17 @@ def _row(claim: facts.Claim, found: list[tuple[dict, dict]], reason: str, cell: 
         "measured": values,
         "printed": printed,
         "statement": claim.statement,
-        "note": " ".join(_unique([entry["note"] for _, entry in chosen])),
+        "note": " ".join(unique([entry["note"] for _, entry in chosen])),
         "reason": reason if state == "open" else "",
         "remark": claim.note,
-        "command": "; ".join(_unique([record["command"] for record, _ in chosen])),
-        "records": _unique([_place(record) for record, _ in chosen]),
-        "commit": ", ".join(_unique([_commit(record) for record, _ in chosen])),
+        "command": "; ".join(unique([record["command"] for record, _ in chosen])),
+        "records": unique([place(record) for record, _ in chosen]),
+        "commit": ", ".join(unique([commit(record) for record, _ in chosen])),
         "cell": cell,
     }
 
 
-def _place(record: dict[str, Any]) -> str:
+def place(record: dict[str, Any]) -> str:
     """Where a record lies in the book: records/PROFILE/NOTEBOOK/seedK.json."""
     return f"records/{record['profile']}/{record['notebook']}/seed{record['seed']}.json"
 
@@ -215,26 +214,46 @@ def build(found: list[dict[str, Any]] | None = None, notebook_folder: Path | Non
     said = unknown_claims(found)
     if said:
         raise DataFreeError(" ".join(said))
-    tested: dict[str, list[tuple[dict, dict]]] = {}
-    for record in found:
-        for entry in record["claims"]:
-            if record["profile"] != "smoke" and entry["scale"] != "smoke" and not record["overrides"]:
-                tested.setdefault(entry["id"], []).append((record, entry))
+    tested = _by_id(found, "claims")
     reasons, where = not_testable(), cells(notebook_folder)
     return [_row(c, tested.get(c.id, []), reasons.get(c.id, ""), where.get(c.id)) for c in facts.claims().values()]
 
 
+def _by_id(found: list[dict[str, Any]], kind: str) -> dict[str, list[tuple[dict, dict]]]:
+    """Id -> (record, entry) of every run that counts; kind: 'claims' or 'additions'."""
+    tested: dict[str, list[tuple[dict, dict]]] = {}
+    for record in found:
+        for entry in record[kind]:
+            if record["profile"] != "smoke" and entry["scale"] != "smoke" and not record["overrides"]:
+                tested.setdefault(entry["id"], []).append((record, entry))
+    return tested
+
+
+def additions(found: list[dict[str, Any]] | None = None, notebook_folder: Path | None = None) -> list[dict[str, Any]]:
+    """One row for each statement of ours that a record holds, like those of `build`; paper: 'ours'."""
+    found = records.read_all() if found is None else found
+    where = cells(notebook_folder)
+    rows = []
+    for name, pairs in sorted(_by_id(found, "additions").items()):
+        record, entry = pairs[-1]
+        own = facts.Claim(
+            id=name, paper="ours", statement=entry["statement"], where=record["notebook"], kind="ours", how_to_check=""
+        )
+        rows.append(_row(own, [(r, e | {"printed": {}}) for r, e in pairs], "", where.get(name)))
+    return rows
+
+
 def counts(rows: list[dict[str, Any]]) -> dict[str, dict[str, int]]:
     """Paper -> state -> number of claims."""
-    table = {paper: dict.fromkeys(STATES, 0) for paper in _unique([row["paper"] for row in rows])}
+    table = {paper: dict.fromkeys(STATES, 0) for paper in unique([row["paper"] for row in rows])}
     for row in rows:
         table[row["paper"]][row["state"]] += 1
     return table
 
 
-def as_json(rows: list[dict[str, Any]]) -> str:
-    """{"claims": [...]}, strict JSON."""
-    return json.dumps({"claims": rows}, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+def as_json(rows: list[dict[str, Any]], ours: list[dict[str, Any]]) -> str:
+    """{"claims": [...], "ours": [...]}, strict JSON."""
+    return json.dumps({"claims": rows, "ours": ours}, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def as_csv(rows: list[dict[str, Any]]) -> str:
@@ -263,223 +282,19 @@ def described(values: dict[str, dict[str, Any]]) -> list[str]:
         elif "mean" in value and len(points) > 1:
             text = f"{_number(value['mean'])} ({', '.join(map(_number, points))})"
         else:
-            text = ", ".join(_unique([_number(p) for p in points]))
+            text = ", ".join(unique([_number(p) for p in points]))
         lines.append(f"{name} {text}".strip())
     return lines
 
 
-def _write(path: Path, text: str) -> Path:
+def write_text(path: Path, text: str) -> Path:
     return paths.write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
-def write(rows: list[dict[str, Any]], folder: Path | None = None) -> list[Path]:
-    """Write ledger.json and ledger.csv to `folder` (default: _build)."""
+def write(rows: list[dict[str, Any]], ours: list[dict[str, Any]], folder: Path | None = None) -> list[Path]:
+    """Write ledger.json and ledger.csv to `folder` (default: _build); our own statements come last."""
     folder = folder or paths.BUILD
-    return [_write(folder / "ledger.json", as_json(rows)), _write(folder / "ledger.csv", as_csv(rows))]
-
-
-# Pages of the book --------------------------------------------------------------------------------------------------
-
-BADGES = {
-    "reproduced": "{bdg-success}",
-    "partly": "{bdg-warning}",
-    "not reproduced": "{bdg-danger}",
-    "not testable here": "{bdg-info}",
-    "open": "{bdg-light}",
-}
-
-RULES = """\
-Each claim that the four papers make and that can be checked has a state:
-
-- {bdg-success}`reproduced`: it held in every run that counts;
-- {bdg-warning}`partly`: it held in some of them;
-- {bdg-danger}`not reproduced`: it held in none;
-- {bdg-info}`not testable here`: the data or the computer it needs are not here; what it would take is said;
-- {bdg-light}`open`: nobody has measured it yet, or a measurement could not tell.
-
-The scale says how near a measurement is to the paper's own. *book* is the embedded data and two laptop cores, *reduced* lies
-between, *paper* is the paper's network, data and steps. Where there are several, the largest with a verdict counts alone.
-Quick runs (*smoke*) and runs with changed parameters never count. n is the number of repetitions.
-From five points on, a mean stands with its 95 % bootstrap interval in brackets; below five, every point is shown.
-"""
-
-
-_MARKUP = re.compile(r"[\\`*_{}\[\]<>$|#~&@%^]|\.(?=\w)|:(?=/)")
-"""Signs that Markdown would read as markup, and those that would make a link of 'net.th' or 'x://y'."""
-
-
-def escaped(text: Any) -> str:
-    """`text` on one line, to be shown as it is."""
-    return _MARKUP.sub(lambda match: "\\" + match[0], " ".join(str(text).split()))
-
-
-def _title(paper: str) -> str:
-    return escaped(facts.papers().get(paper, {}).get("title", paper))
-
-
-def _counts_table(rows: list[dict[str, Any]]) -> str:
-    table = counts(rows)
-    table["All papers"] = {state: sum(c[state] for c in table.values()) for state in STATES}
-    lines = ["| Paper | " + " | ".join(STATES) + " | all |", "|---" + "|---:" * (len(STATES) + 1) + "|"]
-    for paper, by_state in table.items():
-        title = "**All**" if paper == "All papers" else _title(paper)
-        numbers = [*by_state.values(), sum(by_state.values())]
-        lines.append(f"| {title} | " + " | ".join(map(str, numbers)) + " |")
-    return "\n".join(lines)
-
-
-def _code(text: str) -> str:
-    """Inline code whatever signs `text` holds."""
-    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
-    return f"{fence} {text} {fence}" if "`" in text else f"{fence}{text}{fence}"
-
-
-def _cell_of(row: dict[str, Any]) -> str:
-    notebook, _, label = row["cell"].partition("#")
-    return f"{{ref}}`{notebook} <{label}>`"
-
-
-def _records_of(row: dict[str, Any]) -> str:
-    """'NOTEBOOK, PROFILE, seed 0 1 2', each seed a link."""
-    groups: dict[str, list[str]] = {}
-    for place in row["records"]:
-        _, profile, notebook, name = place.split("/")
-        seed = name.removeprefix("seed").removesuffix(".json")
-        groups.setdefault(f"{notebook}, {profile}, seed", []).append(f"{{download}}`{seed} <{place}>`")
-    return "; ".join(f"{escaped(title)} {' '.join(links)}" for title, links in groups.items())
-
-
-def _commands(text: str) -> str:
-    """The commands as code; those that differ only in the seed once, with the other seeds in words."""
-    groups: dict[str, list[str]] = {}
-    for line in text.split("; datafree "):
-        line = "datafree " + line.removeprefix("datafree ")
-        seed = re.search(r" --seed (\d+)", line)
-        groups.setdefault(re.sub(r" --seed \d+", " --seed SEED", line, count=1), []).append(seed[1] if seed else "0")
-    said = []
-    for line, seeds in groups.items():
-        others = f" and with seeds {', '.join(seeds[1:])}" if len(seeds) > 1 else ""
-        said.append(_code(line.replace(" --seed SEED", f" --seed {seeds[0]}", 1)) + others)
-    return "; ".join(said)
-
-
-def _card(row: dict[str, Any]) -> str:
-    lines = [f"(ledger-{row['id']})=", f"::::{{card}} {row['id']} {BADGES[row['state']]}`{row['state']}`", ""]
-    lines += [f"{escaped(row['statement'])} *({escaped(row['where'])})*", ""]
-    if row["scale"]:
-        lines += [f"**Scale** {row['scale']} · **n** {row['n']} · **commit** {escaped(row['commit'])}", ""]
-    for title, values in (("Measured", row["measured"]), ("Paper", summary([row["printed"]]))):
-        if values:
-            lines += [f"**{title}**", "", *(f"- {escaped(line)}" for line in described(values)), ""]
-    for title, key in (("Why not", "reason"), ("Note", "note"), ("Remark of the transcriber", "remark")):
-        if row[key]:
-            lines += [f"**{title}** {escaped(row[key])}", ""]
-    if row["command"]:
-        lines += [f"**Run it again** {_commands(row['command'])}", ""]
-    if row["records"]:
-        lines += [f"**Records** {_records_of(row)}", ""]
-    if row["cell"]:
-        lines += [f"**Cell** {_cell_of(row)}", ""]
-    return "\n".join([*lines, "::::", ""])
-
-
-def _open_list(rows: list[dict[str, Any]]) -> str:
-    lines = [f"::::{{dropdown}} Open ({len(rows)})", ""]
-    for row in rows:
-        link = f" (cell: {_cell_of(row)})" if row["cell"] else ""
-        lines.append(f"- {row['id']} *({escaped(row['where'])})*: {escaped(row['statement'])}{link}")
-    return "\n".join([*lines, "", "::::", ""])
-
-
-def ledger_page(rows: list[dict[str, Any]]) -> str:
-    """The ledger as a page in MyST Markdown."""
-    parts = ["(ledger)=\n# Ledger\n", RULES, _counts_table(rows) + "\n"]
-    parts.append("The whole ledger: {download}`as CSV <ledger.csv>`, {download}`as JSON <ledger.json>`.\n")
-    for paper in counts(rows):
-        mine = [row for row in rows if row["paper"] == paper]
-        parts.append(f"## {_title(paper)}\n")
-        parts += [_card(row) for row in mine if row["state"] != "open"]
-        unknown = [row for row in mine if row["state"] == "open"]
-        if unknown:
-            parts.append(_open_list(unknown))
-    return "\n".join(parts)
-
-
-def _table(header: list[str], rows: list[list[str]]) -> str:
-    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)]) + "\n"
-
-
-def _cell_link(cell: facts.Cell) -> str:
-    if cell.kind == "ref":
-        return f"{{ref}}`{cell.notebook} <{cell.label}>`"
-    return f"{cell.notebook} {{eq}}`{cell.label}`" if cell.kind == "eq" else cell.notebook
-
-
-def _equation(equation: facts.Equation) -> str:
-    lines = [
-        f"- **{escaped(equation.place)}** {escaped(equation.what.replace('`', ''))}",
-        f"  - function: {_code(equation.function)}",
-        "  - tests: " + (", ".join(map(_code, equation.tests)) or "none yet"),
-        "  - notebook: " + (", ".join(map(_cell_link, equation.cells)) or "none yet"),
+    return [
+        write_text(folder / "ledger.json", as_json(rows, ours)),
+        write_text(folder / "ledger.csv", as_csv(rows + ours)),
     ]
-    return "\n".join(lines)
-
-
-def equations_page(found: list[facts.Equation]) -> str:
-    """The index of equations as a page: equation, function, tests, notebook cells."""
-    parts = ["(equation-index)=\n# Equations\n", "Where each equation is computed, tested and used.\n"]
-    for paper in facts.PAPER_NAMES.values():
-        mine = [e for e in found if e.paper == paper]
-        if mine:
-            parts += [f"## {_title(paper)}\n", "\n".join(map(_equation, mine)) + "\n"]
-    return "\n".join(parts if len(parts) > 2 else [*parts, "No function names an equation yet.\n"])
-
-
-def _machine(record: dict[str, Any]) -> str:
-    machine = record["provenance"].get("machine") or {}
-    words = [str(machine[key]) for key in ("system", "processor", "vector") if machine.get(key)]
-    words += [f"{key} {machine[key]}" for key in ("cores", "threads") if machine.get(key)]
-    return escaped(", ".join(words) or "unknown")
-
-
-def runtimes_page(found: list[dict[str, Any]]) -> str:
-    """What each recorded run cost, as a page; the machines are numbered and described below the table."""
-    found = sorted(found, key=lambda r: (r["notebook"], r["profile"], r["seed"]))
-    machines = _unique([_machine(record) for record in found])
-    rows = [
-        [
-            f"{{download}}`{record['notebook']}, {record['profile']}, seed {record['seed']} <{_place(record)}>`",
-            f"{record['seconds']:.0f}",
-            f"{record['peak_memory_mb']:.0f}",
-            str(machines.index(_machine(record)) + 1),
-            escaped(record["started"][:10]),
-            escaped(_commit(record)),
-        ]
-        for record in found
-    ]
-    table = _table(["Run (its record)", "Seconds", "Peak MiB", "Machine", "Date", "Commit"], rows)
-    names = "\n".join(f"- Machine {number}: {name}" for number, name in enumerate(machines, 1))
-    body = f"{table}\n{names}\n" if rows else "No run is recorded yet.\n"
-    return "(runtimes)=\n# Run times\n\nWhat each recorded run took, from its first cell to its last.\n\n" + body
-
-
-def write_pages(folder: Path, notebook_folder: Path | None = None) -> list[Path]:
-    """Write ledger.md, equations.md, paper_scale.md and runtimes.md to `folder`, with the files they link to beside them.
-
-    Args:
-        folder: the sources of the book; gets ledger.csv, ledger.json and records/ as well.
-        notebook_folder: the notebooks in the book; only targets found there are linked.
-    """
-    folder, found = Path(folder), records.read_all()
-    rows = build(found, notebook_folder)
-    for record in found:
-        text = record["path"].read_text(encoding="utf-8")
-        _write(folder / _place(record), text)
-    pages = {
-        "ledger.md": ledger_page(rows),
-        "equations.md": equations_page(facts.equations(notebook_folder)),
-        "paper_scale.md": paperscale.page(found),
-        "runtimes.md": runtimes_page(found),
-    }
-    return [*write(rows, folder), *(_write(folder / name, text) for name, text in pages.items())]

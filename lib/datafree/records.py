@@ -43,6 +43,12 @@ class ClaimEntry(Strict):
     printed: dict[str, Any] = {}
 
 
+class Addition(ClaimEntry):
+    """What one run found about a statement of ours, which no paper makes."""
+
+    statement: str
+
+
 class Record(Strict):
     """What one run of a notebook leaves behind."""
 
@@ -58,6 +64,7 @@ class Record(Strict):
     peak_memory_mb: Annotated[float, Field(ge=0)]
     metrics: dict[str, Any]
     claims: list[ClaimEntry]
+    additions: list[Addition] = []
 
 
 def git_state(root: Path = ROOT) -> dict:
@@ -185,6 +192,7 @@ class Chapter:
         self._provenance = provenance()
         self._metrics: dict[str, Any] = {}
         self._claims: dict[str, dict] = {}
+        self._additions: dict[str, dict] = {}
 
     def metric(self, name: str, value: Any) -> None:
         """Keep a measured value; a later value of the same name takes its place."""
@@ -212,23 +220,49 @@ class Chapter:
             scale: 'book', 'reduced' or 'paper'; default: the profile's name ('reduced' for a profile of your own).
             printed: name -> what the paper prints for it.
         """
-        entry = facts.claim(claim_id)
-        if claim_id in self._claims:
-            raise DataFreeError(
-                f"claim '{claim_id}' was already measured in this run; run the notebook again from its first cell."
-            )
-        values = {
-            "id": claim_id,
-            "holds": plain(holds, f"{claim_id}, holds"),
-            "measured": plain(measured or {}, claim_id),
-            "margin": plain(margin, f"{claim_id}, margin"),
+        statement = facts.claim(claim_id).statement
+        entry = self._entry(claim_id, holds, measured, note, margin, scale) | {
+            "printed": plain(printed or {}, claim_id)
+        }
+        self._keep(self._claims, params.build(ClaimEntry, entry, f"claim '{claim_id}'"), statement)
+
+    def addition(
+        self,
+        name: str,
+        statement: str,
+        *,
+        holds: bool | None,
+        measured: dict[str, Any] | None = None,
+        note: str = "",
+        margin: float | None = None,
+    ) -> None:
+        """Note whether a statement of ours held; the ledger lists these apart from the papers' claims.
+
+        Args:
+            name: 'own-' and a short word, once a run. Others as for `claim`.
+        """
+        if not name.startswith("own-"):
+            raise DataFreeError(f"the name of an addition starts with 'own-', unlike '{name}', so none is a paper's.")
+        entry = self._entry(name, holds, measured, note, margin, None) | {"statement": statement}
+        self._keep(self._additions, params.build(Addition, entry, f"addition '{name}'"), statement)
+
+    def _entry(self, name: str, holds, measured, note: str, margin, scale: str | None) -> dict[str, Any]:
+        return {
+            "id": name,
+            "holds": plain(holds, f"{name}, holds"),
+            "measured": plain(measured or {}, name),
+            "margin": plain(margin, f"{name}, margin"),
             "note": note,
             "scale": self._scale(scale),
-            "printed": plain(printed or {}, claim_id),
         }
-        checked = params.build(ClaimEntry, values, f"claim '{claim_id}'")
-        self._claims[claim_id] = checked.model_dump()
-        print(f"{claim_id} {WORDS[checked.holds]}: {entry.statement}")
+
+    def _keep(self, where: dict[str, dict], entry: ClaimEntry, statement: str) -> None:
+        if entry.id in where:
+            raise DataFreeError(
+                f"claim '{entry.id}' was already measured in this run; run the notebook again from its first cell."
+            )
+        where[entry.id] = entry.model_dump()
+        print(f"{entry.id} {WORDS[entry.holds]}: {statement}")
 
     def _scale(self, scale: str | None) -> str:
         profile = self.config.profile
@@ -251,6 +285,7 @@ class Chapter:
             "peak_memory_mb": peak_memory_mb(),
             "metrics": self._metrics,
             "claims": list(self._claims.values()),
+            "additions": list(self._additions.values()),
         }
 
     def finish(self) -> None:

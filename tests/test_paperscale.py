@@ -5,6 +5,7 @@ import pytest
 from datafree import facts, paperscale
 
 SOURCES = list(paperscale.COLUMNS)
+KERNEL_ROWS = ("4w4a", "4w4a, 8-bit edges", "4w8a, 8-bit edges")
 
 
 def record(notebook, seed=0, profile="reduced", **metrics):
@@ -14,7 +15,8 @@ def record(notebook, seed=0, profile="reduced", **metrics):
 
 def calibrated(value, **more):
     rows = {row: {name: [value, value + 1] for name in SOURCES} for row in paperscale.CALIBRATION}
-    return record("02_kw_calibration", top1=rows, **more)
+    kernels = {name: {row: {"0.375": [value], "1.0": [value]} for row in KERNEL_ROWS} for name in paperscale.KERNELS}
+    return record("02_kw_calibration", top1=rows, kernel_top1=kernels, **more)
 
 
 def test_without_records_the_page_says_so():
@@ -30,6 +32,18 @@ def test_calibration_stands_beside_the_paper():
     assert f"{value} ± {spread}" in text
     assert "seed1.json" in text and "datafree run 02_kw_calibration" in text and "`steps` 200" in text
     assert "PATH" not in text, "files of a machine are no settings"
+
+
+def test_the_kernels_of_table_5_stand_beside_the_paper():
+    text = paperscale.page([calibrated(80.0)]).split("## Table 5")[1]
+    assert text.count("| here |") == text.count("| paper |") == 6
+    assert "87.44 ± 0.13" in text and "92.33 ± 0.04" in text
+
+
+def test_repairs_are_listed_by_pruned_share():
+    shares = {"shares": [0.3, 0.5], "by l2 norm": {"no repair": [70.0, 20.0], "closed form": [78.0, 44.0]}}
+    text = paperscale.page([record("08_udfc", top1_by_share=shares)])
+    assert "30% pruned | 50% pruned" in text and "| closed form | here | 78 | 44 |" in text
 
 
 def test_distillation_and_correspondence_have_their_rows():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from . import facts
@@ -19,7 +19,12 @@ SETS = {"CIFAR-10": "cifar10", "random": "random"}
 CALIBRATION = {"4w8a, 8-bit edges": ("4w8a", 8), "4w4a": ("4w4a", None), "2w4a, 4-bit edges": ("2w4a", 4)}
 """Rows of the calibration chapter that table 1 has too: bits, and bits of the edges."""
 
+KERNELS = {"I": "inception", "BNS + I": "bns_plus_inception"}
+"""Sources whose images are smoothed, and their columns in table 5."""
+
 Rows = list[list[str]]
+Table = tuple[list[str], Rows]
+"""Heads of the columns of numbers, and rows: label, whose, numbers."""
 
 
 def _values(found: Iterable[Any]) -> str:
@@ -44,45 +49,67 @@ def _pair(label: str, here: list[str], paper: list[str]) -> Rows:
     return [[label, "here", *here], ["", "paper", *paper]]
 
 
-def calibration(found: list[dict]) -> Rows:
+def calibration(found: list[dict]) -> Table:
     """Table 1's calibration rows: here and as printed."""
     rows: Rows = []
     for label, (config, edge) in CALIBRATION.items():
         where = {"stage": "calibration", "model": "ResNet44", "config": config, "first_last_bits": edge}
         here = [_values(r["metrics"]["top1"][label].get(name) for r in found) for name in COLUMNS]
         rows += _pair(label, here, [_printed("T1", where, column) for column in COLUMNS.values()])
-    return rows
+    return list(COLUMNS), rows
 
 
-def distillation(found: list[dict]) -> Rows:
+def kernels(found: list[dict]) -> Table:
+    """Table 5: the width of the kernel that smooths the images, here and as printed."""
+    rows: Rows = []
+    for config, edge in (("4w4a", None), ("4w4a", 8), ("4w8a", 8)):
+        label = f"{config}, 8-bit edges" if edge else config
+        for sigma in ("0.375", "1.0"):
+            where = {"config": config, "first_last_bits": edge, "sigma": float(sigma)}
+            here = [_values(r["metrics"]["kernel_top1"][name][label].get(sigma) for r in found) for name in KERNELS]
+            paper = [_printed("T5", where, column) for column in KERNELS.values()]
+            rows += _pair(f"{label}, $\\sigma$ {sigma}", here, paper)
+    return list(KERNELS), rows
+
+
+def repair(found: list[dict]) -> Table:
+    """Chapter 08's accuracies by pruned share; the paper's table is not public to us, so nothing stands beside them."""
+    shares = found[0]["metrics"]["top1_by_share"]["shares"]
+    by_norm = [r["metrics"]["top1_by_share"]["by l2 norm"] for r in found]
+    rows = [[name, "here", *(_values(r[name][k] for r in by_norm) for k in range(len(shares)))] for name in by_norm[0]]
+    return [f"{share:.0%} pruned" for share in shares], rows
+
+
+def distillation(found: list[dict]) -> Table:
     """Table 1's distillation row for 50 images a class, with the calibrated start."""
     where = {"stage": "kd", "model": "ResNet44", "samples_per_class": 50}
     start = [_values(r["metrics"]["calibrated"].get(name) for r in found) for name in COLUMNS]
     here = [_values(r["metrics"]["distilled"].get(name) for r in found) for name in COLUMNS]
     paper = [_printed("T1", where, column) for column in COLUMNS.values()]
-    return [["2w4a, 4-bit edges", "here, calibrated", *start], *_pair("", here, paper)]
+    return list(COLUMNS), [["2w4a, 4-bit edges", "here, calibrated", *start], *_pair("", here, paper)]
 
 
-def correspondence(found: list[dict]) -> Rows:
+def correspondence(found: list[dict]) -> Table:
     """Table 4's row of the CIFAR-10 network."""
     where = {"train_dataset": "CIFAR-10"}
     here = [_values(r["metrics"]["pooled"]["CIFAR-10"].get(name) for r in found) for name in SETS]
-    return _pair("J_KL (nats)", here, [_printed("T4", where, column) for column in SETS.values()])
+    return list(SETS), _pair("J_KL (nats)", here, [_printed("T4", where, column) for column in SETS.values()])
 
 
-TABLES = {
-    "02_kw_calibration": ("Table 1, calibration (top-1, %)", tuple(COLUMNS), calibration),
-    "03_kw_distillation": ("Table 1, distillation (top-1, %)", tuple(COLUMNS), distillation),
-    "04_kw_correspondence": ("Table 4, network of CIFAR-10", tuple(SETS), correspondence),
-}
-"""Notebook -> title, columns, and the function that makes the rows."""
+TABLES = (
+    ("02_kw_calibration", "Table 1, calibration (top-1, %)", calibration),
+    ("02_kw_calibration", "Table 5, width of the smoothing kernel (top-1, %)", kernels),
+    ("03_kw_distillation", "Table 1, distillation (top-1, %)", distillation),
+    ("04_kw_correspondence", "Table 4, network of CIFAR-10", correspondence),
+    ("08_udfc", "UDFC, channels pruned in the first layer of each pair (top-1, %)", repair),
+)
+"""Notebook, title, and the function that makes the table."""
 
 
-def _section(notebook: str, profile: str, found: list[dict]) -> str:
-    title, columns, make = TABLES[notebook]
-    header = ["", "", *columns]
-    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
-    lines += ["| " + " | ".join(row) + " |" for row in make(found)]
+def _section(notebook: str, profile: str, found: list[dict], title: str, make: Callable[[list[dict]], Table]) -> str:
+    columns, rows = make(found)
+    lines = ["| " + " | ".join(["", "", *columns]) + " |", "|" + "---|" * (2 + len(columns))]
+    lines += ["| " + " | ".join(row) + " |" for row in rows]
     links = ", ".join(
         f"{{download}}`seed {r['seed']} <records/{profile}/{notebook}/seed{r['seed']}.json>`" for r in found
     )
@@ -106,9 +133,9 @@ def page(found: list[dict]) -> str:
         "`reduced` means that the synthesis, the distillation or the number of test images was cut to what two cores "
         "do in hours; the settings stand below each table. Means ± standard deviations, with the number of values.\n",
     ]
-    for notebook in TABLES:
+    for notebook, title, make in TABLES:
         for profile in ("paper", "reduced"):
             mine = [r for r in found if r["notebook"] == notebook and r["profile"] == profile]
             if mine:
-                parts.append(_section(notebook, profile, mine))
+                parts.append(_section(notebook, profile, mine, title, make))
     return "\n".join(parts if len(parts) > 2 else [*parts, "No such run is recorded yet.\n"])

@@ -186,6 +186,26 @@ class UDFCRepair(KWPools):
     side_images: int = Field(500, ge=10, le=1_000_000, description="test images of all but the main table, at most")
 
 
+Reduction = Annotated[float, Field(gt=1, le=20, description="how many times fewer FLOPs")]
+
+
+class FRanDIRecovery(NotebookParameters):
+    """Parameters of 09_frandi_recovery."""
+
+    reduction: Reduction = 3.0
+    images: int = Field(128, ge=16, le=4096, description="synthetic images of the main run (section 4.1: 256)")
+    synthesis_steps: int = Field(30, ge=2, le=100_000, description="steps of Adam on them (section 4: 500)")
+    steps: int = Field(40, ge=2, le=100_000, description="steps of recovery (section 4.1: about 1000)")
+    rate: float = Field(0.01, gt=0, le=10, description="first rate of recovery (section 4: 1e-4)")
+    batch: int = Field(64, ge=2, le=4096, description="images a step, where a set is larger (section 4.1: 256)")
+    small_images: int = Field(32, ge=4, le=4096, description="images of each set that recipes are compared on")
+    small_synthesis_steps: int = Field(16, ge=2, le=100_000, description="steps of Adam on those sets")
+    small_steps: int = Field(15, ge=2, le=100_000, description="steps of recovery in comparisons")
+    seeds: int = Field(2, ge=1, le=100, description="sets for each row of table 1 (5)")
+    test_images: TestImages = 500
+    precision: Precision = "auto"
+
+
 NOTEBOOKS: dict[str, type[Strict]] = {
     "00_start": Start,
     "01_kw_synthesis": KWSynthesis,
@@ -194,6 +214,7 @@ NOTEBOOKS: dict[str, type[Strict]] = {
     "04_kw_correspondence": KWCorrespondence,
     "05_lw_equalization": LWEqualization,
     "08_udfc": UDFCRepair,
+    "09_frandi_recovery": FRanDIRecovery,
 }
 """The parameters of each notebook; the defaults are those of its parameters cell and of the profile 'book'."""
 

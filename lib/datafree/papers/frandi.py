@@ -70,12 +70,12 @@ class FRanDI(Strict):
     reduction: float = Field(4.0, gt=1, description="1 / alpha of eq. 7: how many times less the network may cost")
     budget: Literal["flops", "parameters"] = Field("flops", description="C of eq. 7")
     tolerance: float = Field(0.01, gt=0, lt=1, description="Delta alpha of eq. 7; not given")
-    lowest: float = Field(0.2, gt=0, description="r_min as a share of alpha; not given")
-    highest: float = Field(1.8, gt=0, description="r_max as a share of alpha, one at most; not given")
+    lowest: float = Field(0.5, gt=0, description="r_min as a share of alpha; not given")
+    highest: float = Field(1.5, gt=0, description="r_max as a share of alpha, one at most; not given")
     candidates: int = Field(500, ge=1, description="draws that fit the budget (section 5.1: 500)")
     branches: int = Field(8, ge=0, description="distinct ranks of the first third of the layers, and for each of them "
                           "of the second; 0: all draws independent, as in the paper")  # fmt: skip
-    calibrated: bool = Field(False, description="Output Discrepancy behind BatchNorm of the batch (figure 2b)")
+    calibrated: bool = Field(True, description="Output Discrepancy with the statistics of the batch (figure 2b)")
     synthesis: Synthesis = Synthesis()
     recovery: Recovery | None = Recovery()
     precision: Precision = Field("auto", description="of the candidates' passes")

@@ -9,7 +9,7 @@ from test_layerwise import small
 from torch import nn
 
 import datafree
-from datafree import data, graph, models, params
+from datafree import data, evaluate, graph, models, params
 from datafree.errors import DataFreeError
 from datafree.papers import layerwise as lw
 from datafree.papers import layerwise_quantization as lq
@@ -120,11 +120,16 @@ def test_inputs_lie_on_levels_and_ranges_hold_them(ranges):
         assert len(student.get_submodule(name).weight.unique()) <= 32
 
 
-def test_buffers_stay_around_rounded_layers():
+@pytest.mark.parametrize("inputs", ["before_buffers", "behind_buffers"])
+def test_buffers_stay_with_rounded_layers(inputs):
     net = small(nn.SiLU, double=False)
-    student, _ = lq.compress(net, config(weight_bits=12, act_bits=12, absorb=False))
+    student, report = lq.compress(net, config(weight_bits=12, act_bits=12, absorb=False, inputs=inputs))
     buffered = [m for m in student.modules() if isinstance(m, lw.BufferedLayer)]
-    assert len(buffered) == 5 and all(isinstance(m.inner, lq.LevelLayer) for m in buffered)
+    levels = [m for m in student.modules() if isinstance(m, lq.LevelLayer)]
+    assert len(buffered) == 5 and len(levels) == 5
+    outer, inner = (levels, buffered) if inputs == "before_buffers" else (buffered, levels)
+    assert [m.inner for m in outer] == inner
+    assert evaluate.weight_bytes(student) < evaluate.weight_bytes(net)
     x = torch.rand(4, 3, 16, 16)
     with torch.no_grad():
         assert ((student(x) - net(x)).norm() / net(x).norm()) < 0.3

@@ -114,5 +114,7 @@ def count_macs(model: nn.Module, shape: tuple[int, int, int] = (3, 32, 32)) -> i
 
 def weight_bytes(model: nn.Module) -> float:
     """Bytes to store the parameters: weights of quantised layers at their bit width, all else at 32 bits."""
-    widths = {id(m.inner.weight): m.weight_bits for m in model.modules() if hasattr(m, "weight_bits")}
+    widths = {
+        id(getattr(m, "core", m.inner).weight): m.weight_bits for m in model.modules() if hasattr(m, "weight_bits")
+    }
     return sum(p.numel() * widths.get(id(p), 32) for p in model.parameters()) / 8

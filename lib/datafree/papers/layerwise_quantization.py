@@ -1,11 +1,11 @@
 """Layer-Wise Data-Free CNN Compression, section III-C: ranges by search, and quantisation without data or training.
 
-Eqs. 13 and 14, figure 4, and the order of steps. Equalisation and imitated inputs are in `layerwise`.
+Figure 4 and the order of steps. Equalisation and imitated inputs are in `layerwise`. The quantiser (eqs. 13 and 14)
+lives in `datafree.levels`, because the baselines round with it too.
 """
 
 from __future__ import annotations
 
-import copy
 import time
 from typing import Literal
 
@@ -14,15 +14,30 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from .. import dfq, quantize
+from .. import dfq
 from ..errors import DataFreeError
 from ..graph import Graph, fold_all, trace
+from ..levels import LevelLayer, Limits, from_integers, replaced, round_to_levels, round_weight, step_of, to_integers
 from ..params import Strict
 from ..rangesearch import SortedValues
 from . import layerwise as lw
 
-Limits = tuple[torch.Tensor, torch.Tensor]
-"""Ends (l, h) of a range: scalars for one a tensor, [O] for one a channel."""
+__all__ = [
+    "LayerWise",
+    "LevelLayer",
+    "compress",
+    "correct_biases",
+    "from_integers",
+    "prepare",
+    "round_to_levels",
+    "round_weight",
+    "search_range",
+    "search_range_by_loops",
+    "set_ranges",
+    "step_of",
+    "to_integers",
+    "with_levels",
+]
 
 
 class LayerWise(Strict):
@@ -38,41 +53,11 @@ class LayerWise(Strict):
     )
     grid: int = Field(100, ge=1, le=1000, description="N of figure 4")
     samples: int = Field(2000, ge=10, le=1_000_000, description="imitated inputs a layer (figure 4: batch 2000)")
+    inputs: Literal["before_buffers", "behind_buffers"] = Field(
+        "before_buffers", description="where a layer with buffers rounds its input; not given (ReLU needs no buffers)"
+    )
     per_channel: bool = Field(False, description="a range for each output channel of a weight; the paper: per tensor")
     seed: int = Field(0, ge=0)
-
-
-def to_integers(x: torch.Tensor, low: torch.Tensor, high: torch.Tensor, bits: int) -> torch.Tensor:
-    r"""Number of the nearest level (Layer-Wise Data-Free CNN Compression, eq. 13).
-
-    .. math:: I = \mathrm{round}\left(\frac{\mathrm{clip}(X, l, h) - l}{(h - l) / (2^b - 1)}\right)
-
-    Args:
-        x: any shape; low, high: l and h, of shapes that broadcast with it.
-    Returns:
-        integers from 0 to 2^b - 1, as floats; 0 where the range has no width. Book: {ref}`lw-quantizer`.
-    """
-    return ((x.clamp(low, high) - low) / step_of(low, high, bits)).round_()
-
-
-def from_integers(integers: torch.Tensor, low: torch.Tensor, high: torch.Tensor, bits: int) -> torch.Tensor:
-    r"""Value of a level (Layer-Wise Data-Free CNN Compression, eq. 14).
-
-    .. math:: Q = I\, \frac{h - l}{2^b - 1} + l
-
-    The first level is l and the last is h. Zero need not be a level. Book: {ref}`lw-quantizer`.
-    """
-    return integers * step_of(low, high, bits) + low
-
-
-def step_of(low: torch.Tensor, high: torch.Tensor, bits: int) -> torch.Tensor:
-    """Distance of two levels, above zero even where the range has no width."""
-    return ((high - low) / (2**bits - 1)).clamp_min(torch.finfo(torch.float32).tiny)
-
-
-def round_to_levels(x: torch.Tensor, low: torch.Tensor, high: torch.Tensor, bits: int) -> torch.Tensor:
-    """Eq. 13, then eq. 14."""
-    return from_integers(to_integers(x, low, high, bits), low, high, bits)
 
 
 def _candidates(x_min: float, x_max: float, n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -124,46 +109,16 @@ def search_range_by_loops(x: torch.Tensor, bits: int, n: int = 100) -> Limits:
     return found
 
 
-class LevelLayer(nn.Module):
-    """A layer with rounded weight that rounds its input to levels of its own (Layer-Wise Data-Free CNN Compression, section III-C).
-
-    inner: the layer; its weight lies on 2^weight_bits levels a tensor (or a channel).
-    low, high: range of the input, after skip additions, because there the input of a layer is.
-    """
-
-    def __init__(self, inner: nn.Conv2d | nn.Linear, weight_bits: int, act_bits: int, per_channel: bool):
-        super().__init__()
-        self.inner, self.weight_bits, self.act_bits = copy.deepcopy(inner), weight_bits, act_bits
-        self.inner.weight.data = round_weight(inner.weight.detach(), weight_bits, per_channel)
-        self.register_buffer("low", torch.zeros(()))
-        self.register_buffer("high", torch.zeros(()))
-
-    def forward(self, x):
-        step = step_of(self.low, self.high, self.act_bits)
-        x = x.clamp(self.low, self.high).sub_(self.low).div_(step).round_()  # eqs. 13 and 14 in place
-        return self.inner(x.mul_(step).add_(self.low))
-
-    def extra_repr(self) -> str:
-        return f"w{self.weight_bits}a{self.act_bits}"
-
-
-def round_weight(weight: torch.Tensor, bits: int, per_channel: bool = False) -> torch.Tensor:
-    """The weight on levels from its minimum to its maximum: one range a tensor (Layer-Wise Data-Free CNN Compression, section III-C)."""
-    shape = (-1, *[1] * (weight.ndim - 1)) if per_channel else ()
-    low, high = (v.view(shape) for v in quantize.weight_range(weight, per_channel))
-    return round_to_levels(weight, low, high, bits)
-
-
-def _input_of(model: nn.Module, graph: Graph, name: str, moments: lw.Moments, config: LayerWise) -> torch.Tensor:
-    """Imitated input of the plain layer `name`: as values are independent from place to place, one place an input will do."""
+def _input_of(graph: Graph, name: str, moments: lw.Moments, entry: torch.Tensor, config: LayerWise) -> torch.Tensor:
+    """Imitated input of a layer behind `entry`: as values are independent from place to place, one place an input will do."""
     generator = torch.Generator().manual_seed(config.seed)
     x = lw.layer_input(graph, name, moments, (config.samples, 1, 1), generator)
-    return x * _entry(model, name).view(1, -1, *[1] * (x.ndim - 2))
+    return x * entry.view(1, -1, *[1] * (x.ndim - 2))
 
 
-def _entry(model: nn.Module, name: str) -> torch.Tensor:
+def _entry(module: nn.Module) -> torch.Tensor:
     """v_in of a layer with buffers, else one."""
-    return getattr(model.get_submodule(name), "v_in", torch.ones(1))
+    return getattr(module, "v_in", torch.ones(1))
 
 
 def _by_column(values: torch.Tensor, columns: int) -> torch.Tensor:
@@ -171,12 +126,12 @@ def _by_column(values: torch.Tensor, columns: int) -> torch.Tensor:
     return values.repeat_interleave(columns // len(values))
 
 
-def _limits(model: nn.Module, graph: Graph, name: str, moments: lw.Moments, config: LayerWise) -> Limits:
+def _limits(graph: Graph, name: str, moments: lw.Moments, entry: torch.Tensor, config: LayerWise) -> Limits:
     if config.ranges == "six_sigma":
-        inputs, entry = graph.layer(name).inputs, _entry(model, name)
+        inputs = graph.layer(name).inputs
         low, high = (_by_column(v, inputs) * entry for v in dfq.six_sigma_range(graph.feeding(name), moments, inputs))
         return low.amin(), high.amax()
-    x = _input_of(model, graph, name, moments, config)
+    x = _input_of(graph, name, moments, entry, config)
     return search_range(x, config.act_bits, config.grid) if config.ranges == "search" else (x.min(), x.max())
 
 
@@ -185,21 +140,24 @@ def set_ranges(student: nn.Module, graph: Graph, moments: lw.Moments, config: La
     """Range of every layer's input, in place; no image and no gradient."""
     for layer in graph.layers:
         module = student.get_submodule(layer.name)
-        inner = module.inner if isinstance(module, lw.BufferedLayer) else module
-        low, high = _limits(student, graph, layer.name, moments, config)
-        inner.low.copy_(low), inner.high.copy_(high)
+        rounded = module if isinstance(module, LevelLayer) else module.inner
+        entry = torch.ones(1) if rounded is module else _entry(module)
+        low, high = _limits(graph, layer.name, moments, entry, config)
+        rounded.low.copy_(low), rounded.high.copy_(high)
 
 
 def with_levels(model: nn.Module, graph: Graph, config: LayerWise) -> nn.Module:
-    """A copy in which every layer is a `LevelLayer` (inside its buffers, where it has some); ranges are still to be set."""
-    student = copy.deepcopy(model).eval()
+    """A copy in which every layer is a `LevelLayer`; ranges are still to be set.
+
+    A layer with buffers lies with them inside the `LevelLayer` (its input is rounded as it comes), or, with
+    inputs='behind_buffers', only the layer itself does (its input is scaled first).
+    """
+    names = []
     for layer in graph.layers:
-        module = student.get_submodule(layer.name)
-        inner = module.inner if isinstance(module, lw.BufferedLayer) else module
-        rounded = LevelLayer(inner, config.weight_bits, config.act_bits, config.per_channel)
-        parent, _, leaf = (f"{layer.name}.inner" if inner is not module else layer.name).rpartition(".")
-        setattr(student.get_submodule(parent), leaf, rounded)
-    return student
+        buffered = isinstance(model.get_submodule(layer.name), lw.BufferedLayer)
+        names.append(f"{layer.name}.inner" if buffered and config.inputs == "behind_buffers" else layer.name)
+    settings = config.weight_bits, config.act_bits, config.per_channel
+    return replaced(model, names, lambda layer: LevelLayer(layer, *settings))
 
 
 @torch.no_grad()
@@ -207,13 +165,12 @@ def correct_biases(student: nn.Module, model: nn.Module, graph: Graph, moments: 
     """Give every layer back the mean that rounding its weight took, in place; expected inputs from the moments alone."""
     for layer in graph.layers:
         feed = graph.feeding(layer.name)
-        whole, module = model.get_submodule(layer.name), student.get_submodule(layer.name)
         if not dfq.has_moments(feed):
             continue
-        mean = _by_column(dfq.gaussian(feed, moments, layer.inputs)[0], layer.inputs)
-        if isinstance(whole, lw.BufferedLayer):
-            whole, module, mean = whole.inner, module.inner, mean * _entry(model, layer.name)
-        dfq.correct_bias(module.inner, whole.weight, mean)
+        whole, module = model.get_submodule(layer.name), student.get_submodule(layer.name)
+        mean = _by_column(dfq.gaussian(feed, moments, layer.inputs)[0], layer.inputs) * _entry(whole)
+        rounded = module if isinstance(module, LevelLayer) else module.inner
+        dfq.correct_bias(rounded.core, getattr(whole, "inner", whole).weight, mean)
 
 
 def prepare(model: nn.Module, graph: Graph, config: LayerWise) -> tuple[nn.Module, lw.Moments]:

@@ -151,3 +151,65 @@ def test_mistakes_are_named(net, call, words):
 def test_a_network_without_pairs_is_refused():
     with pytest.raises(DataFreeError, match="no two layers"):
         prune.prunable(trace(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())))
+
+
+# Single weights ------------------------------------------------------------------------------------------------------
+
+
+def random_weights():
+    g = torch.Generator().manual_seed(0)
+    return {"a": torch.randn(10, 20, generator=g), "b": 0.1 * torch.randn(30, 5, 3, 3, generator=g)}
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 0.6, 1.0])
+def test_masks_meet_the_share_and_keep_the_largest(share):
+    weights = random_weights()
+    total = sum(w.numel() for w in weights.values())
+    everywhere, uniform = prune.global_masks(weights, share), prune.layer_masks(weights, 1 - share)
+    assert sum(int(m.sum()) for m in everywhere.values()) == round((1 - share) * total)
+    for name, w in weights.items():
+        assert int(uniform[name].sum()) == round((1 - share) * w.numel()) and uniform[name].shape == w.shape
+    for masks, groups in ((everywhere, [tuple(weights)]), (uniform, [("a",), ("b",)])):
+        for names in groups:
+            kept = torch.cat([weights[n][masks[n]].abs() for n in names])
+            gone = torch.cat([weights[n][~masks[n]].abs() for n in names])
+            assert not len(kept) or not len(gone) or kept.min() >= gone.max()
+
+
+@given(
+    st.lists(st.tuples(st.floats(1e-3, 10), st.integers(1, 10_000)), min_size=1, max_size=12),
+    st.floats(0, 1),
+)
+def test_proportional_shares_meet_the_total_and_stay_proportional_below_one(layers, share):
+    quotients = {str(i): q for i, (q, _) in enumerate(layers)}
+    sizes = {str(i): n for i, (_, n) in enumerate(layers)}
+    found = prune.proportional_shares(quotients, sizes, share)
+    assert all(0 <= v <= 1 for v in found.values())
+    total = sum(sizes.values())
+    assert sum(found[n] * sizes[n] for n in sizes) == pytest.approx(share * total, abs=1e-6 * total)
+    ratios = [found[n] / quotients[n] for n in sizes if found[n] < 1]
+    assert not ratios or max(ratios) == pytest.approx(min(ratios), rel=1e-6, abs=1e-12)
+
+
+def test_masked_zeroes_a_copy():
+    net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    before = net[0].weight.clone()
+    smaller = prune.masked(net, {"0": torch.eye(3, 4, dtype=torch.bool)})
+    assert torch.equal(net[0].weight, before) and int((smaller[0].weight != 0).sum()) == 3
+    assert prune.sparsity([smaller[0].weight]) == pytest.approx(0.75)
+    assert torch.equal(smaller[2].weight, net[2].weight)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.5])
+def test_shares_outside_zero_and_one_are_refused(share):
+    with pytest.raises(DataFreeError, match="between 0 and 1"):
+        prune.global_masks(random_weights(), share)
+    with pytest.raises(DataFreeError, match="between 0 and 1"):
+        prune.layer_masks(random_weights(), {"a": 0.5, "b": share})
+    with pytest.raises(DataFreeError, match="between 0 and 1"):
+        prune.proportional_shares({"a": 1.0}, {"a": 1}, share)
+
+
+def test_a_mask_of_another_shape_is_refused():
+    with pytest.raises(DataFreeError, match="make it for this network"):
+        prune.masked(nn.Sequential(nn.Linear(4, 3)), {"0": torch.ones(2, 2, dtype=torch.bool)})

@@ -5,11 +5,12 @@ from .compress import Result, compress
 from .errors import DataFreeError
 from .papers.frandi import FRanDI
 from .papers.knowledge_within import KnowledgeWithin, SynthesisConfig
+from .papers.layerwise_pruning import LayerWisePruning
 from .papers.layerwise_quantization import LayerWise
 from .papers.udfc import UDFC
 
 __version__ = "0.1.0"
 __all__ = [
-    "DataFreeError", "FRanDI", "KnowledgeWithin", "LayerWise", "Result", "SynthesisConfig", "UDFC",
+    "DataFreeError", "FRanDI", "KnowledgeWithin", "LayerWise", "LayerWisePruning", "Result", "SynthesisConfig", "UDFC",
     "bn", "compress", "data", "evaluate", "models", "params", "quantize", "records",
 ]  # fmt: skip

@@ -11,12 +11,13 @@ from torch import nn
 from . import bn, evaluate
 from .data import ImageSet
 from .errors import DataFreeError
-from .papers import frandi, knowledge_within, layerwise_quantization, udfc
+from .papers import frandi, knowledge_within, layerwise_pruning, layerwise_quantization, udfc
 from .params import Strict
 
 METHODS = {
     knowledge_within.KnowledgeWithin: knowledge_within.compress,
     layerwise_quantization.LayerWise: layerwise_quantization.compress,
+    layerwise_pruning.LayerWisePruning: layerwise_pruning.compress,
     udfc.UDFC: udfc.compress,
     frandi.FRanDI: frandi.compress,
 }

@@ -1,13 +1,14 @@
-"""Structured pruning: which channels go, and taking them out of the network for real.
+"""Pruning: which channels go, and taking them out of the network for real; and masks over single weights.
 
-The unit is a channel of a pair of `datafree.graph`: one output channel of `first`, its filters in the depthwise
-convolutions of `middle`, and its input column of `last`. Nothing is masked: the layers become smaller.
+A channel is one of a pair of `datafree.graph`: one output channel of `first`, its filters in the depthwise
+convolutions of `middle`, and its input column of `last`. There nothing is masked: the layers become smaller.
 """
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import nn
@@ -147,3 +148,80 @@ def remove(net: nn.Module, graph: Graph, pair: Pair, keep: torch.Tensor) -> nn.M
     cut_channels(net, graph, pair, keep)
     cut_inputs(net.get_submodule(pair.last), keep, pair.positions)
     return net
+
+
+# Single weights ------------------------------------------------------------------------------------------------------
+
+Masks = dict[str, torch.Tensor]
+"""Layer -> the shape of its weight, true where a weight stays."""
+
+
+def sparsity(weights: Iterable[torch.Tensor]) -> float:
+    """Share of zeros among all values of the tensors."""
+    zeros, total = (sum(counts) for counts in zip(*((int((w == 0).sum()), w.numel()) for w in weights)))
+    return zeros / total
+
+
+def proportional_shares(quotients: Mapping[str, float], sizes: Mapping[str, int], share: float) -> dict[str, float]:
+    """min(1, eps * quotient) for each layer, with the one eps at which the layers together have `share`.
+
+    Args:
+        quotients: layer -> any positive number. sizes: layer -> number of weights.
+    """
+    _check_share(share)
+    wanted = share * sum(sizes.values())
+    full: set[str] = set()
+    while True:
+        rest = [name for name in quotients if name not in full]
+        mass = sum(quotients[name] * sizes[name] for name in rest)
+        eps = (wanted - sum(sizes[name] for name in full)) / mass if rest else 0.0
+        over = {name for name in rest if eps * quotients[name] > 1}
+        if not over:
+            return {name: 1.0 if name in full else eps * quotients[name] for name in quotients}
+        full |= over
+
+
+def _check_share(share: float) -> None:
+    if not 0 <= share <= 1:
+        raise DataFreeError(f"a share of {share} of the weights was asked for; give a number between 0 and 1.")
+
+
+def _largest(score: torch.Tensor, density: float) -> torch.Tensor:
+    """True at the `density` share of the values with the largest magnitude."""
+    mask = torch.zeros(score.numel(), dtype=torch.bool)
+    mask[keep_largest(score.abs().flatten(), round(density * score.numel()))] = True
+    return mask.view(score.shape)
+
+
+def global_masks(weights: Mapping[str, torch.Tensor], share: float) -> Masks:
+    """The smallest `share` of all weights goes, wherever it is."""
+    _check_share(share)
+    flat = _largest(torch.cat([w.flatten() for w in weights.values()]), 1 - share)
+    parts = flat.split([w.numel() for w in weights.values()])
+    return {name: part.view(w.shape) for (name, w), part in zip(weights.items(), parts)}
+
+
+def layer_masks(weights: Mapping[str, torch.Tensor], densities: Mapping[str, float] | float) -> Masks:
+    """In each layer its largest weights stay.
+
+    Args:
+        densities: share that stays, of every layer or by name.
+    """
+    by_name = densities if isinstance(densities, Mapping) else dict.fromkeys(weights, densities)
+    for density in by_name.values():
+        _check_share(density)
+    return {name: _largest(w, by_name[name]) for name, w in weights.items()}
+
+
+@torch.no_grad()
+def masked(model: nn.Module, masks: Masks) -> nn.Module:
+    """A copy whose masked weights are zero."""
+    model = copy.deepcopy(model)
+    for name, mask in masks.items():
+        weight = model.get_submodule(name).weight
+        if weight.shape != mask.shape:
+            raise DataFreeError(
+                f"the mask of '{name}' is {tuple(mask.shape)} and its weight {tuple(weight.shape)}; make it for this network."
+            )
+        weight.mul_(mask)
+    return model

@@ -206,6 +206,25 @@ class FRanDIRecovery(NotebookParameters):
     precision: Precision = "auto"
 
 
+class FRanDISelection(NotebookParameters):
+    """Parameters of 10_frandi_selection."""
+
+    second: Model = "slim_vgg"
+    reductions: str = Field(
+        "2 3 4", pattern=r"^\d+(\.\d+)?( \d+(\.\d+)?)*$", description="times fewer FLOPs, several, of table 5"
+    )
+    images: int = Field(64, ge=4, le=4096, description="synthetic images of each network (section 5.1: 128 to 256)")
+    synthesis_steps: int = Field(30, ge=2, le=100_000, description="steps of Adam on them (section 4: 500)")
+    networks: int = Field(40, ge=4, le=10_000, description="random networks of figure 2 (50)")
+    plot_reduction: Reduction = 3.0
+    candidates: int = Field(120, ge=4, le=100_000, description="sets of ranks of each search (section 5.1: 500)")
+    branches: int = Field(6, ge=0, le=1000, description="distinct first ranks of a search; 0: all independent")
+    steps: int = Field(25, ge=1, le=100_000, description="steps of recovery (section 5.1: 500)")
+    rate: float = Field(0.01, gt=0, le=10, description="first rate of recovery (section 5.1: 1e-3)")
+    test_images: TestImages = 300
+    precision: Precision = "auto"
+
+
 NOTEBOOKS: dict[str, type[Strict]] = {
     "00_start": Start,
     "01_kw_synthesis": KWSynthesis,
@@ -215,6 +234,7 @@ NOTEBOOKS: dict[str, type[Strict]] = {
     "05_lw_equalization": LWEqualization,
     "08_udfc": UDFCRepair,
     "09_frandi_recovery": FRanDIRecovery,
+    "10_frandi_selection": FRanDISelection,
 }
 """The parameters of each notebook; the defaults are those of its parameters cell and of the profile 'book'."""
 

@@ -115,3 +115,16 @@ def bars(panels: Mapping[str, Mapping[str, float]], *, ylabels: Sequence[str], l
         axis.set(title=title, ylabel=ylabel, yscale="log" if log else "linear")
     figure.tight_layout()
     return figure
+
+
+def scatter(
+    panels: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, xlabel: str, ylabel: str
+) -> plt.Figure:  # fmt: skip
+    """A panel of points for each entry of `panels`: x and y."""
+    figure, axes = plt.subplots(1, len(panels), figsize=(3.4 * len(panels) + 0.4, 3.0), squeeze=False)
+    for axis, (title, (x, y)), color in zip(axes[0], panels.items(), PALETTE):
+        axis.plot(x, y, "o", color=color, markersize=4, alpha=0.8)
+        axis.set(title=title, xlabel=xlabel)
+    axes[0, 0].set_ylabel(ylabel)
+    figure.tight_layout()
+    return figure

@@ -108,6 +108,7 @@ def broken_report(tmp_path, content: str):
 
 
 MISTAKES = {
+    "other classes": (lambda t: ["evaluate", "efficientnet_lite0"], "has 10 classes, efficientnet_lite0 1000"),
     "unknown network": (lambda t: ["evaluate", "resnet21"], "model 'resnet21' is not known"),
     "no embedded weights": (lambda t: ["evaluate", "resnet56"], "no embedded weights; give weights=PATH"),
     "missing weights": (lambda t: ["evaluate", "resnet20", "--weights", t / "no.pt"], "does not exist"),

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from .errors import DataFreeError
 from .params import build
 
 Model = Annotated[str, typer.Argument(help="name of the network, for instance resnet20")]
@@ -123,9 +124,15 @@ def evaluate(
     """Top-1 and top-5 accuracy of a network, float or compressed, on real test images."""
     from . import data as images
     from . import evaluate as measure
+    from .models import image_size
 
     network = _compressed(model, weights, report) if report else _network(model, weights, mean, std)
-    test = images.load(data, "test", root=root)
+    test = images.load(data, "test", root=root, size=image_size(model))
+    classes = measure.outputs(network, test[:1]).shape[1]
+    if classes != len(test.classes):
+        raise DataFreeError(
+            f"'{test.name}' has {len(test.classes)} classes, {model} {classes}; give --data with images of its classes."
+        )
     typer.echo(
         f"{model}: top-1 {measure.top1(network, test):.2f} %, top-5 {measure.top5(network, test):.2f} % on {len(test)} images"
     )

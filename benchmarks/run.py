@@ -11,15 +11,16 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
-from datafree import bn, data, distill, graph, models, prune, quantize
+from datafree import bn, data, distill, evaluate, factorize, graph, models, prune, quantize
 from datafree.compute import autocast, bf16_pays
+from datafree.papers import frandi, udfc
 from datafree.papers import knowledge_within as kw
 from datafree.papers import layerwise as lw
 from datafree.papers import layerwise_quantization as lq
-from datafree.papers import udfc
 from datafree.paths import BUILD, write_atomically
 from datafree.records import provenance
 
@@ -287,6 +288,53 @@ def reconstruction(repeats: int) -> list[dict]:
     ]
 
 
+def rank_search(repeats: int) -> list[dict]:
+    """Output Discrepancy of 500 sets of ranks on 256 images, and of a few of them by building one network after the other."""
+    net, few, count = models.load("resnet20"), 5, 500
+    pool = data.generated(torch.rand(256, 3, 32, 32), "x")
+    wanted = evaluate.outputs(net, pool)
+
+    def ours(calibrated: bool):
+        splits = factorize.Factorizer(net)
+        rows = frandi.Sampler(splits, frandi.FRanDI(candidates=count)).rows()
+        return frandi.discrepancies(splits, rows, pool, calibrated=calibrated)
+
+    def naive(calibrated: bool):
+        splits = factorize.Factorizer(net)
+        for row in frandi.Sampler(splits, frandi.FRanDI(candidates=few, branches=0)).rows():
+            ranks = dict(zip(splits.sites, row))
+            thin = factorize.Factorizer(net).network(ranks)
+            if calibrated:
+                bn.recalibrate(thin, pool)
+            frandi.output_discrepancy(evaluate.outputs(thin, pool), wanted)
+
+    rows = []
+    for calibrated in (False, True):
+        found = in_turns(partial(ours, calibrated), partial(naive, calibrated), min(repeats, 1))
+        factor = count / few  # the naive way takes the same time for each
+        scaled = {k: found[k] * f for k, f in (("reference", factor), ("ratio", 1 / factor), ("spread", 1 / factor))}
+        state = "calibrated" if calibrated else "as stored"
+        name = f"{count} rank sets sharing prefixes / one by one, {few} timed (resnet20, 256 images, BatchNorm {state})"
+        rows.append({"name": name} | found | scaled)
+    return rows
+
+
+def discrepancy(repeats: int) -> list[dict]:
+    s, t = (torch.randn(64, 16, 32, 32).contiguous(memory_format=torch.channels_last) for _ in range(2))
+    s = s.to(torch.bfloat16).requires_grad_()
+
+    def ours():
+        torch.autograd.grad(frandi.discrepancy(s, t), s)
+
+    def naive():
+        torch.autograd.grad((s.float() / s.float().norm() - t / t.norm()).norm(), s)
+
+    return [
+        {"name": "Feature Discrepancy in one function / by autograd (64 x 16 x 32 x 32)"}
+        | in_turns(ours, naive, repeats)
+    ]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=15)
@@ -296,7 +344,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     rows = synthesis(options.repeats, options.batch) + distillation(options.repeats, options.batch)
-    for part in (moments, calibration, images, equalization, range_search, reconstruction):
+    for part in (moments, calibration, images, equalization, range_search, reconstruction, rank_search, discrepancy):
         rows += part(options.repeats)
     machine = provenance() | {"threads": options.threads}
     for row in rows:

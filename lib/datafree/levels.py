@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from . import quantize
+from .errors import DataFreeError
 from .graph import Graph
 
 Limits = tuple[torch.Tensor, torch.Tensor]
@@ -131,6 +132,8 @@ class LearningLayer(nn.Module):
     def forward(self, x):
         if torch.is_grad_enabled():
             self.follow(x)
+        elif self.low.isnan():
+            raise DataFreeError("a layer that learns its range was run before any step of training; train it first.")
         layer, weight = self.inner, self.inner.weight
         x = _ToLevels.apply(x, self.low, self.high, self.act_bits)
         weight = weight + (round_weight(weight.detach(), self.weight_bits) - weight.detach())

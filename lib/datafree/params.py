@@ -193,14 +193,15 @@ class FRanDIRecovery(NotebookParameters):
     """Parameters of 09_frandi_recovery."""
 
     reduction: Reduction = 3.0
-    images: int = Field(128, ge=16, le=4096, description="synthetic images of the main run (section 4.1: 256)")
-    synthesis_steps: int = Field(30, ge=2, le=100_000, description="steps of Adam on them (section 4: 500)")
-    steps: int = Field(40, ge=2, le=100_000, description="steps of recovery (section 4.1: about 1000)")
+    images: int = Field(64, ge=16, le=4096, description="synthetic images of the main run (section 4.1: 256)")
+    synthesis_steps: int = Field(60, ge=2, le=100_000, description="steps of Adam on them (section 4: 500)")
+    steps: int = Field(30, ge=2, le=100_000, description="steps of recovery (section 4.1: about 1000)")
     rate: float = Field(0.01, gt=0, le=10, description="first rate of recovery (section 4: 1e-4)")
-    batch: int = Field(64, ge=2, le=4096, description="images a step, where a set is larger (section 4.1: 256)")
+    finetune_rate: float = Field(1e-3, gt=0, le=10, description="first rate of fine-tuning on real images (not given)")
+    batch: int = Field(32, ge=2, le=4096, description="images a step, where a set is larger (section 4.1: 256)")
     small_images: int = Field(32, ge=4, le=4096, description="images of each set that recipes are compared on")
     small_synthesis_steps: int = Field(16, ge=2, le=100_000, description="steps of Adam on those sets")
-    small_steps: int = Field(15, ge=2, le=100_000, description="steps of recovery in comparisons")
+    small_steps: int = Field(12, ge=2, le=100_000, description="steps of recovery in comparisons")
     seeds: int = Field(2, ge=1, le=100, description="sets for each row of table 1 (5)")
     test_images: TestImages = 500
     precision: Precision = "auto"

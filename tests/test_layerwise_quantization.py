@@ -135,6 +135,17 @@ def test_buffers_stay_with_rounded_layers(inputs):
         assert ((student(x) - net(x)).norm() / net(x).norm()) < 0.3
 
 
+def test_pixels_set_the_range_of_the_first_layer_only():
+    net = build("resnet20")
+    a, b = (lq.compress(net, config(first=first))[0] for first in ("normal", "pixels"))
+    layers = [[m for m in s.modules() if isinstance(m, lq.LevelLayer)] for s in (a, b)]
+    x = torch.stack([torch.zeros(3, 2, 2), torch.ones(3, 2, 2)])
+    ends = net.normalize(x).amin(), net.normalize(x).amax()
+    torch.testing.assert_close((layers[1][0].low, layers[1][0].high), ends)
+    assert layers[0][0].low < ends[0] and layers[0][0].high > ends[1]
+    assert all(torch.equal(p.low, q.low) and torch.equal(p.high, q.high) for p, q in zip(layers[0][1:], layers[1][1:]))
+
+
 def test_setting_ranges_again_after_the_correction_changes_nothing():
     net = small(double=False)
     wiring = graph.trace(net)

@@ -16,6 +16,7 @@ from torch import nn
 
 from .. import dfq
 from ..errors import DataFreeError
+from ..generative import normalisation
 from ..graph import Graph, fold_all, trace
 from ..levels import LevelLayer, Limits, from_integers, replaced, round_to_levels, round_weight, step_of, to_integers
 from ..params import Strict
@@ -55,6 +56,10 @@ class LayerWise(Strict):
     samples: int = Field(2000, ge=10, le=1_000_000, description="imitated inputs a layer (figure 4: batch 2000)")
     inputs: Literal["before_buffers", "behind_buffers"] = Field(
         "before_buffers", description="where a layer with buffers rounds its input; not given (ReLU needs no buffers)"
+    )
+    first: Literal["normal", "pixels"] = Field(
+        "normal",
+        description="input of the network: N(0, 1) (section III-B), or what normalised pixels can be; not in the paper",
     )
     per_channel: bool = Field(False, description="a range for each output channel of a weight; the paper: per tensor")
     seed: int = Field(0, ge=0)
@@ -135,6 +140,12 @@ def _limits(graph: Graph, name: str, moments: lw.Moments, entry: torch.Tensor, c
     return search_range(x, config.act_bits, config.grid) if config.ranges == "search" else (x.min(), x.max())
 
 
+def pixel_limits(model: nn.Module) -> Limits:
+    """Ends of what the first layer can receive: pixels lie in [0, 1], and the normalisation is known."""
+    mean, std = normalisation(model)
+    return (-mean / std).min(), ((1 - mean) / std).max()
+
+
 @torch.no_grad()
 def set_ranges(student: nn.Module, graph: Graph, moments: lw.Moments, config: LayerWise) -> None:
     """Range of every layer's input, in place; no image and no gradient."""
@@ -142,7 +153,10 @@ def set_ranges(student: nn.Module, graph: Graph, moments: lw.Moments, config: La
         module = student.get_submodule(layer.name)
         rounded = module if isinstance(module, LevelLayer) else module.inner
         entry = torch.ones(1) if rounded is module else _entry(module)
-        low, high = _limits(graph, layer.name, moments, entry, config)
+        if config.first == "pixels" and graph.feeding(layer.name).kind == "input":
+            low, high = pixel_limits(student)
+        else:
+            low, high = _limits(graph, layer.name, moments, entry, config)
         rounded.low.copy_(low), rounded.high.copy_(high)
 
 

@@ -169,6 +169,34 @@ Widths = Annotated[
 ]
 
 
+class LWQuantization(NotebookParameters):
+    """Parameters of 06_lw_quantization."""
+
+    model: Model = "mobilenet_v2_small"
+    second: Model = "resnet20"
+    third: Model = "slim_vgg"
+    bits: Widths = "8 7 6 5 4"
+    costly_bits: Widths = "6 4"
+    other_bits: Widths = "6 4"
+    samples: int = Field(2000, ge=10, le=1_000_000, description="imitated inputs of each layer (figure 4: 2000)")
+    grid: int = Field(100, ge=2, le=1000, description="N of figure 4")
+    synthetic_images: int = Field(32, ge=2, le=100_000, description="images of ZeroQ and of Deep Inversion, each")
+    synthetic_steps: int = Field(20, ge=1, le=100_000, description="steps on them (ZeroQ: 500, Deep Inversion: 2000)")
+    round_steps: int = Field(60, ge=1, le=100_000, description="steps of AdaRound on each layer (10,000)")
+    training_steps: int = Field(10, ge=1, le=1_000_000, description="steps of the distilled students (not given)")
+    batch: Batch = 32
+    test_images: TestImages = 500
+    other_images: TestImages = 250
+    lite_bits: Widths = "8 7 6 5"
+    lite_samples: int = Field(
+        300, ge=10, le=1_000_000, description="imitated inputs of each layer of EfficientNet-Lite0"
+    )
+    lite_images: int = Field(40, ge=2, le=1_000_000, description="images that EfficientNet-Lite0 is compared on")
+    imagenet: str = Field(
+        "", description="folder:PATH of ImageNet's images for EfficientNet-Lite0; empty: enlarged ones of `data`"
+    )
+
+
 class UDFCRepair(KWPools):
     """Parameters of 08_udfc."""
 
@@ -215,12 +243,12 @@ class FRanDISelection(NotebookParameters):
         "2 3 4", pattern=r"^\d+(\.\d+)?( \d+(\.\d+)?)*$", description="times fewer FLOPs, several, of table 5"
     )
     images: int = Field(64, ge=4, le=4096, description="synthetic images of each network (section 5.1: 128 to 256)")
-    synthesis_steps: int = Field(30, ge=2, le=100_000, description="steps of Adam on them (section 4: 500)")
-    networks: int = Field(40, ge=4, le=10_000, description="random networks of figure 2 (50)")
+    synthesis_steps: int = Field(90, ge=2, le=100_000, description="steps of Adam on them (section 4: 500)")
+    networks: int = Field(30, ge=4, le=10_000, description="random networks of figure 2 (50)")
     plot_reduction: Reduction = 3.0
-    candidates: int = Field(120, ge=4, le=100_000, description="sets of ranks of each search (section 5.1: 500)")
-    branches: int = Field(6, ge=0, le=1000, description="distinct first ranks of a search; 0: all independent")
-    steps: int = Field(25, ge=1, le=100_000, description="steps of recovery (section 5.1: 500)")
+    candidates: int = Field(60, ge=4, le=100_000, description="sets of ranks of each search (section 5.1: 500)")
+    branches: int = Field(4, ge=0, le=1000, description="distinct first ranks of a search; 0: all independent")
+    steps: int = Field(20, ge=1, le=100_000, description="steps of recovery (section 5.1: 500)")
     rate: float = Field(0.01, gt=0, le=10, description="first rate of recovery (section 5.1: 1e-3)")
     test_images: TestImages = 300
     precision: Precision = "auto"
@@ -233,6 +261,7 @@ NOTEBOOKS: dict[str, type[Strict]] = {
     "03_kw_distillation": KWDistillation,
     "04_kw_correspondence": KWCorrespondence,
     "05_lw_equalization": LWEqualization,
+    "06_lw_quantization": LWQuantization,
     "08_udfc": UDFCRepair,
     "09_frandi_recovery": FRanDIRecovery,
     "10_frandi_selection": FRanDISelection,

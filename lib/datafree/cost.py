@@ -19,9 +19,13 @@ RESET_PEAK = "5"
 
 @dataclass
 class Cost:
-    """seconds of wall time; peak_mb: of memory, None where the system does not say."""
+    """seconds: wall time; cpu_seconds: of all cores together, so that other work on the machine does not count.
+
+    peak_mb: of memory, None where the system does not say.
+    """
 
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
     peak_mb: float | None = None
 
 
@@ -42,9 +46,9 @@ def measured() -> Iterator[Cost]:
         ctypes.CDLL(None).malloc_trim(0)  # give freed memory back, or work that takes it again looks free
         (PROCESS / "clear_refs").write_text(RESET_PEAK)
         before = _held("VmRSS")
-    start = time.perf_counter()
+    start, cpu = time.perf_counter(), time.process_time()
     try:
         yield cost
     finally:
-        cost.seconds = time.perf_counter() - start
+        cost.seconds, cost.cpu_seconds = time.perf_counter() - start, time.process_time() - cpu
         cost.peak_mb = None if before is None else max(0.0, _held("VmHWM") - before)

@@ -105,6 +105,11 @@ def _stub(name: str, split: str, side: int) -> ImageSet:
     return ImageSet(tiles if size == side else _resized(tiles, side), labels, classes, f"{name}/{split}")
 
 
+def resized(images: ImageSet, side: int) -> ImageSet:
+    """The same images, enlarged or reduced to side x side."""
+    return replace(images, pixels=_resized(images.pixels, side))
+
+
 def _resized(pixels: torch.Tensor, side: int) -> torch.Tensor:
     """uint8 images [N, 3, H, W] as side x side, with the filter that torchvision's small sets get."""
     tiles = [

@@ -162,7 +162,7 @@ class LWEqualization(NotebookParameters):
 
 
 Shares = Annotated[
-    str, Field(pattern=r"^0?\.\d+( 0?\.\d+)*$", description="shares of channels to prune, between 0 and 1")
+    str, Field(pattern=r"^0?\.\d+( 0?\.\d+)*$", description="shares to prune, between 0 and 1")
 ]
 Widths = Annotated[
     str, Field(pattern=r"^([2-9]|1[0-6])( ([2-9]|1[0-6]))*$", description="bits of the weights, 2 to 16 each")
@@ -195,6 +195,27 @@ class LWQuantization(NotebookParameters):
     imagenet: str = Field(
         "", description="folder:PATH of ImageNet's images for EfficientNet-Lite0; empty: enlarged ones of `data`"
     )
+
+
+class LWPruning(NotebookParameters):
+    """Parameters of 07_lw_pruning."""
+
+    model: Model = "mobilenet_v2_small"
+    second: Model = "resnet20"
+    shares: Shares = "0.3 0.45 0.55 0.65"
+    second_shares: Shares = "0.35 0.5"
+    steps: int = Field(120, ge=1, le=1_000_000, description="steps of Adam on each layer (section IV: 100,000)")
+    rate: float = Field(0.005, gt=0, le=1, description="first rate of Adam (section IV: 0.001)")
+    drawn_steps: int = Field(60, ge=1, le=1_000_000, description="steps of the runs with drawn inputs")
+    repeats: int = Field(3, ge=2, le=100, description="runs with drawn inputs, each with a seed of its own")
+    long_steps: int = Field(400, ge=1, le=1_000_000, description="longest of three trainings at the paper's rate")
+    generative_steps: int = Field(12, ge=1, le=1_000_000, description="steps of AKD and of DI (not given)")
+    inversion_steps: int = Field(20, ge=1, le=100_000, description="steps on the images of DI (2000)")
+    batch: Batch = 32
+    test_images: TestImages = 500
+    lite_shares: Shares = "0.1 0.2"
+    lite_steps: int = Field(50, ge=1, le=1_000_000, description="steps of Adam on EfficientNet-Lite0, at a rate of 0.001")
+    lite_images: int = Field(50, ge=10, le=1_000_000, description="images that EfficientNet-Lite0 is compared on")
 
 
 class UDFCRepair(KWPools):
@@ -262,6 +283,7 @@ NOTEBOOKS: dict[str, type[Strict]] = {
     "04_kw_correspondence": KWCorrespondence,
     "05_lw_equalization": LWEqualization,
     "06_lw_quantization": LWQuantization,
+    "07_lw_pruning": LWPruning,
     "08_udfc": UDFCRepair,
     "09_frandi_recovery": FRanDIRecovery,
     "10_frandi_selection": FRanDISelection,

@@ -60,3 +60,9 @@ def test_zeroq_ranges_are_extremes_on_its_images(net):
     for name, limits in found.items():
         layer = student.get_submodule(name)
         torch.testing.assert_close((layer.low, layer.high), limits, rtol=1e-3, atol=1e-4)
+
+
+def test_per_channel_takes_ranges_over(net):
+    a, b = lb.per_channel(net, CONFIG), lb.per_channel(net, CONFIG, lb.ours(net, CONFIG))
+    for p, q in zip(a.state_dict().values(), b.state_dict().values(), strict=True):
+        torch.testing.assert_close(p, q)

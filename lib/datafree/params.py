@@ -182,16 +182,16 @@ class LWQuantization(NotebookParameters):
     grid: int = Field(100, ge=2, le=1000, description="N of figure 4")
     synthetic_images: int = Field(32, ge=2, le=100_000, description="images of ZeroQ and of Deep Inversion, each")
     synthetic_steps: int = Field(20, ge=1, le=100_000, description="steps on them (ZeroQ: 500, Deep Inversion: 2000)")
-    round_steps: int = Field(60, ge=1, le=100_000, description="steps of AdaRound on each layer (10,000)")
-    training_steps: int = Field(10, ge=1, le=1_000_000, description="steps of the distilled students (not given)")
+    round_steps: int = Field(30, ge=1, le=100_000, description="steps of AdaRound on each layer (10,000)")
+    training_steps: int = Field(6, ge=1, le=1_000_000, description="steps of the distilled students (not given)")
     batch: Batch = 32
-    test_images: TestImages = 500
-    other_images: TestImages = 250
+    test_images: TestImages = 400
+    other_images: TestImages = 200
     lite_bits: Widths = "8 7 6 5"
     lite_samples: int = Field(
         300, ge=10, le=1_000_000, description="imitated inputs of each layer of EfficientNet-Lite0"
     )
-    lite_images: int = Field(40, ge=2, le=1_000_000, description="images that EfficientNet-Lite0 is compared on")
+    lite_images: int = Field(32, ge=2, le=1_000_000, description="images that EfficientNet-Lite0 is compared on")
     imagenet: str = Field(
         "", description="folder:PATH of ImageNet's images for EfficientNet-Lite0; empty: enlarged ones of `data`"
     )

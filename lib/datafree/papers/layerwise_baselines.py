@@ -48,9 +48,21 @@ def ours(model: nn.Module, config: LayerWise) -> nn.Module:
     return lq.compress(model, config)[0]
 
 
-def per_channel(model: nn.Module, config: LayerWise) -> nn.Module:
-    """The paper's method with a weight range for each output channel: what a range a tensor cannot exceed by much."""
-    return lq.compress(model, config.model_copy(update={"per_channel": True}))[0]
+def per_channel(model: nn.Module, config: LayerWise, tensorwise: nn.Module | None = None) -> nn.Module:
+    """The paper's method with a weight range for each output channel: what a range a tensor cannot exceed by much.
+
+    tensorwise: the result of `ours` at the same settings, if at hand: its ranges of inputs are the same and are taken over.
+    """
+    config = config.model_copy(update={"per_channel": True})
+    if tensorwise is None:
+        return lq.compress(model, config)[0]
+    graph = trace(model)
+    ready, moments = lq.prepare(model, graph, config)
+    student = lq.with_levels(ready, graph, config)
+    lq.correct_biases(student, ready, graph, moments)
+    ends = {name: value for name, value in tensorwise.named_buffers() if name.endswith(("low", "high"))}
+    student.load_state_dict(ends, strict=False)
+    return student
 
 
 def adaround_imitated(model: nn.Module, config: LayerWise, rounding: adaround.AdaRoundConfig) -> nn.Module:

@@ -5,7 +5,7 @@ import torch
 from conftest import with_statistics, write_images
 from torch import nn
 
-from datafree import chapters, evaluate, models, params
+from datafree import chapters, evaluate, levels, models, params
 from datafree.errors import DataFreeError
 from datafree.papers import layerwise_baselines as lb
 from datafree.papers import layerwise_quantization as lq
@@ -35,10 +35,7 @@ def test_mobilenet_is_quantised_and_measured_on_a_folder(tmp_path):
         write_images(tmp_path / split, count=2, size=40, classes=("dark", "grey", "light"))
     torch.manual_seed(0)
     net = models.build("mobilenet_v2", classes=3)
-    for name, module in list(net.named_modules()):
-        if isinstance(module, nn.ReLU6):
-            parent, _, leaf = name.rpartition(".")
-            setattr(net.get_submodule(parent), leaf, nn.ReLU())
+    net = levels.replaced(net, [n for n, m in net.named_modules() if isinstance(m, nn.ReLU6)], lambda _: nn.ReLU())
     net = with_statistics(net, side=64)
     config = params.resolve(
         "06_lw_quantization", "imagenet", {"data": f"folder:{tmp_path}", "root": "", "imagenet": "folder:x"}

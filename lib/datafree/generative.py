@@ -45,6 +45,14 @@ def unnormalise(x: torch.Tensor, model: nn.Module) -> torch.Tensor:
     return torch.addcmul(mean, x, std).contiguous(memory_format=torch.channels_last)
 
 
+class ImageConfig(FitConfig):
+    """An optimisation of images: by Adam, some of them together."""
+
+    optimizer: Literal["sgd", "adam"] = "adam"
+    batch: int = Field(64, ge=2, description="images optimised together")
+    seed: int = Field(0, ge=0)
+
+
 def optimise_images(
     model: nn.Module, loss: Callable, count: int, shape: Shape, config: FitConfig, seed: int, *, what: str,
     progress: bool = False,
@@ -73,18 +81,16 @@ def optimise_images(
 # Deep Inversion ---------------------------------------------------------------------------------------------------
 
 
-class InversionConfig(FitConfig):
+class InversionConfig(ImageConfig):
     """How Deep Inversion makes its images; defaults are those of Yin et al. (2020) for CIFAR-10, where they are given."""
 
     steps: int = Field(2000, ge=1, description="of Adam on a batch of images")
     rate: float = Field(0.05, gt=0, description="peak rate of Adam, in deviations of the input")
-    optimizer: Literal["sgd", "adam"] = "adam"
     momentum: float = Field(0.5, ge=0, lt=1)
     batch: int = Field(256, ge=2, description="images optimised together; BatchNorm's statistics are theirs")
     statistics: float = Field(1.0, ge=0, description="weight of the BatchNorm term (given: 1 to 100)")
     variation: float = Field(2.5e-5, ge=0, description="weight of the total variation")
     size: float = Field(3e-8, ge=0, description="weight of the images' L2 norm")
-    seed: int = Field(0, ge=0)
 
 
 def statistics_distance(measured: list[bn.Moments], reference: list[bn.Moments]) -> torch.Tensor:

@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from pydantic import Field
 from torch import nn
 
 from . import bn, data, generative
-from .distill import FitConfig
 from .errors import DataFreeError
 from .graph import inputs_of
 from .levels import LevelLayer, Limits
 
 
-class ZeroQConfig(FitConfig):
+class ZeroQConfig(generative.ImageConfig):
     """How the distilled data are made; defaults are those of the authors' code."""
 
     steps: int = Field(500, ge=1, description="of Adam")
     rate: float = Field(0.5, gt=0, description="peak rate, in deviations of the input")
-    optimizer: Literal["sgd", "adam"] = "adam"
-    momentum: float = Field(0.9, ge=0, lt=1)
-    batch: int = Field(64, ge=2, description="images optimised together")
-    seed: int = Field(0, ge=0)
 
 
 def distance(measured: list[bn.Moments], reference: list[bn.Moments]) -> torch.Tensor:

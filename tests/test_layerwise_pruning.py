@@ -36,7 +36,7 @@ def parts(settings, net=None, start=-2.0, names=None):
     net = net or small()
     wires = graph.trace(net)
     teacher, moments = lp.prepare(net, wires, settings)
-    student = lp.with_thresholds(teacher, wires, start)
+    student = lp.with_thresholds(teacher, wires, start, settings.grown)
     return teacher, student, lp.layer_losses(teacher, student, wires, moments, settings, names), wires
 
 
@@ -165,11 +165,24 @@ def test_teacher_biases_and_model_are_not_altered(inputs):
 
 
 def test_training_lowers_the_loss_of_every_layer():
-    plan = config(inputs="expected", steps=150)
+    plan = config(inputs="expected", steps=150, grown=False)
     _, student, losses, _ = parts(plan)
     history = lp.train(student, losses, plan)
     assert all(values[-1] < 0.8 * values[0] for values in history.values())
     assert all(len(values) == 150 for values in history.values())
+
+
+@pytest.mark.parametrize("grown", [True, False])
+def test_a_student_starts_masked_or_shrunk(grown):
+    _, teacher, _, wires = parts(config(), start=-60.0)
+    student = lp.with_thresholds(lp.prepare(small(), wires, config())[0], wires, -2.0, grown)
+    threshold = torch.sigmoid(torch.tensor(-2.0))
+    for name, whole in lp.weights_of(teacher, wires).items():
+        found = lp.weights_of(student, wires)[name]
+        kept = whole.abs() > threshold
+        assert torch.equal(found != 0, kept)
+        wanted = whole if grown else whole - whole.sign() * threshold
+        torch.testing.assert_close(found[kept], wanted[kept], rtol=1e-4, atol=1e-5)
 
 
 def test_watch_sees_every_step():

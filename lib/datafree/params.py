@@ -161,9 +161,7 @@ class LWEqualization(NotebookParameters):
     size: int = Field(8, ge=5, le=224, description="height and width of imitated inputs (not given)")
 
 
-Shares = Annotated[
-    str, Field(pattern=r"^0?\.\d+( 0?\.\d+)*$", description="shares to prune, between 0 and 1")
-]
+Shares = Annotated[str, Field(pattern=r"^0?\.\d+( 0?\.\d+)*$", description="shares to prune, between 0 and 1")]
 Widths = Annotated[
     str, Field(pattern=r"^([2-9]|1[0-6])( ([2-9]|1[0-6]))*$", description="bits of the weights, 2 to 16 each")
 ]
@@ -183,15 +181,15 @@ class LWQuantization(NotebookParameters):
     synthetic_images: int = Field(32, ge=2, le=100_000, description="images of ZeroQ and of Deep Inversion, each")
     synthetic_steps: int = Field(20, ge=1, le=100_000, description="steps on them (ZeroQ: 500, Deep Inversion: 2000)")
     round_steps: int = Field(30, ge=1, le=100_000, description="steps of AdaRound on each layer (10,000)")
-    training_steps: int = Field(6, ge=1, le=1_000_000, description="steps of the distilled students (not given)")
+    training_steps: int = Field(5, ge=1, le=1_000_000, description="steps of the distilled students (not given)")
     batch: Batch = 32
-    test_images: TestImages = 400
-    other_images: TestImages = 200
+    test_images: TestImages = 300
+    other_images: TestImages = 150
     lite_bits: Widths = "8 7 6 5"
     lite_samples: int = Field(
         300, ge=10, le=1_000_000, description="imitated inputs of each layer of EfficientNet-Lite0"
     )
-    lite_images: int = Field(32, ge=2, le=1_000_000, description="images that EfficientNet-Lite0 is compared on")
+    lite_images: int = Field(24, ge=2, le=1_000_000, description="images that EfficientNet-Lite0 is compared on")
     imagenet: str = Field(
         "", description="folder:PATH of ImageNet's images for EfficientNet-Lite0; empty: enlarged ones of `data`"
     )
@@ -204,17 +202,17 @@ class LWPruning(NotebookParameters):
     second: Model = "resnet20"
     shares: Shares = "0.3 0.45 0.55 0.65"
     second_shares: Shares = "0.35 0.5"
-    steps: int = Field(120, ge=1, le=1_000_000, description="steps of Adam on each layer (section IV: 100,000)")
-    rate: float = Field(0.005, gt=0, le=1, description="first rate of Adam (section IV: 0.001)")
+    steps: int = Field(100, ge=1, le=1_000_000, description="steps of Adam on each layer (section IV: 100,000)")
+    rate: float = Field(0.001, gt=0, le=1, description="first rate of Adam (section IV: 0.001)")
     drawn_steps: int = Field(60, ge=1, le=1_000_000, description="steps of the runs with drawn inputs")
     repeats: int = Field(3, ge=2, le=100, description="runs with drawn inputs, each with a seed of its own")
-    long_steps: int = Field(400, ge=1, le=1_000_000, description="longest of three trainings at the paper's rate")
+    long_steps: int = Field(300, ge=1, le=1_000_000, description="longest of three trainings")
     generative_steps: int = Field(12, ge=1, le=1_000_000, description="steps of AKD and of DI (not given)")
     inversion_steps: int = Field(20, ge=1, le=100_000, description="steps on the images of DI (2000)")
     batch: Batch = 32
     test_images: TestImages = 500
     lite_shares: Shares = "0.1 0.2"
-    lite_steps: int = Field(50, ge=1, le=1_000_000, description="steps of Adam on EfficientNet-Lite0, at a rate of 0.001")
+    lite_steps: int = Field(60, ge=1, le=1_000_000, description="steps of Adam on EfficientNet-Lite0")
     lite_images: int = Field(50, ge=10, le=1_000_000, description="images that EfficientNet-Lite0 is compared on")
 
 

@@ -37,6 +37,9 @@ class LayerWisePruning(Strict):
         0.5, ge=0, lt=1, description="share of the weights that lie below the threshold at the start; it sets s_0"
     )
     start: float | None = Field(None, description="s_0 of all layers, in place of a sparsity (below zero; not given)")
+    grown: bool = Field(
+        True, description="weights above the first threshold start larger by it, as if s had risen slowly (not given)"
+    )
     decay: float = Field(1.55e-5, ge=0, description="lambda on s (section IV-B)")
     decay_form: Literal["coupled", "decoupled"] = Field(
         "coupled", description="part of the gradient that Adam sees, or apart from it (not given)"
@@ -139,11 +142,15 @@ class ThresholdedLayer(nn.Module):
     """A layer whose weight passes a soft threshold; its bias is frozen (Layer-Wise Data-Free CNN Compression, section III-D).
 
     inner: the layer with W; s: a scalar.
+    grown: weights above the threshold begin larger by it, so that W_s is the masked weight; else W is the weight.
     """
 
-    def __init__(self, inner: nn.Conv2d | nn.Linear, start: float):
+    def __init__(self, inner: nn.Conv2d | nn.Linear, start: float, grown: bool = True):
         super().__init__()
         self.inner, self.s = copy.deepcopy(inner), nn.Parameter(inner.weight.new_tensor(start))
+        if grown:
+            weight, threshold = self.inner.weight.detach(), torch.sigmoid(self.s.detach())
+            weight += (weight.abs() > threshold) * weight.sign() * threshold
         self.inner.weight.requires_grad_(True)
         if self.inner.bias is not None:
             self.inner.bias.requires_grad_(False)
@@ -177,11 +184,11 @@ def _inner(model: nn.Module, name: str) -> nn.Module:
     return module.inner if isinstance(module, lw.BufferedLayer) else module
 
 
-def with_thresholds(model: nn.Module, graph: Graph, start: float) -> nn.Module:
+def with_thresholds(model: nn.Module, graph: Graph, start: float, grown: bool = True) -> nn.Module:
     """A copy in which every layer is a `ThresholdedLayer` that starts at s_0 = `start`; all else is as it was."""
     student = copy.deepcopy(model)
     for layer in graph.layers:
-        _replace(student, layer.name, lambda inner: ThresholdedLayer(inner, start))
+        _replace(student, layer.name, lambda inner: ThresholdedLayer(inner, start, grown))
     return student
 
 
@@ -332,7 +339,7 @@ def train(
     parameters = [p for layer in layers.values() for p in (layer.inner.weight, layer.s)]
     decay = config.decay if config.decay_weights else 0.0
     plan = FitConfig(steps=config.steps, rate=config.rate, optimizer="adam", momentum=0.9, decay=decay, warmup=0.0)
-    fit(parameters, draw_loss, plan, what="layer-wise pruning")
+    fit(parameters, draw_loss, plan, what="layer-wise pruning", progress=False)
     return history
 
 
@@ -359,7 +366,7 @@ def compress(model: nn.Module, config: LayerWisePruning, pool=None, shape=(3, 32
     graph, clock = trace(model), time.perf_counter()
     teacher, moments = prepare(model, graph, config)
     start = start_for(weights_of(teacher, graph), config.sparsity) if config.start is None else config.start
-    student = with_thresholds(teacher, graph, start)
+    student = with_thresholds(teacher, graph, start, config.grown)
     history = train(student, layer_losses(teacher, student, graph, moments, config), config)
     plain = without_thresholds(student, graph)
     weights = weights_of(plain, graph)

@@ -40,6 +40,14 @@ def test_the_kernels_of_table_5_stand_beside_the_paper():
     assert "87.44 ± 0.13" in text and "92.33 ± 0.04" in text
 
 
+def test_methods_of_quantisation_are_listed_by_network_and_width():
+    rows = [{"network": "vgg", "bits": 8, "nothing": 80.0, "DI": None, "ours": 82.0, "ours, logits": 0.1}]
+    text = paperscale.page(
+        [record("06_lw_quantization", table=rows, lite_table=[{"bits": 7, "nothing": 5.0, "ours": 81.0}])]
+    )
+    assert "| vgg, 8 bit | here | 80 | – | 82 |" in text and "| 7 bit | here | 5 | 81 |" in text
+
+
 def test_repairs_are_listed_by_pruned_share():
     shares = {"shares": [0.3, 0.5], "by l2 norm": {"no repair": [70.0, 20.0], "closed form": [78.0, 44.0]}}
     text = paperscale.page([record("08_udfc", top1_by_share=shares)])

@@ -72,6 +72,27 @@ def kernels(found: list[dict]) -> Table:
     return list(KERNELS), rows
 
 
+def _methods(found: list[dict], metric: str, where: tuple[str, ...]) -> Table:
+    """A table of the quantisation chapter: one row for each `where`, one column for each method."""
+    first = found[0]["metrics"][metric]
+    methods = [name for name in first[0] if name not in where and "," not in name]
+    rows = []
+    for k, entry in enumerate(first):
+        label = ", ".join(f"{entry[name]} bit" if name == "bits" else str(entry[name]) for name in where)
+        rows.append([label, "here", *(_values(r["metrics"][metric][k].get(m) for r in found) for m in methods)])
+    return methods, rows
+
+
+def quantization(found: list[dict]) -> Table:
+    """Table I's shape of the layer-wise paper, on the book's networks."""
+    return _methods(found, "table", ("network", "bits"))
+
+
+def lite(found: list[dict]) -> Table:
+    """EfficientNet-Lite0, agreement with its float self."""
+    return _methods(found, "lite_table", ("bits",))
+
+
 def repair(found: list[dict]) -> Table:
     """Chapter 08's accuracies by pruned share; the paper's table is not public to us, so nothing stands beside them."""
     shares = found[0]["metrics"]["top1_by_share"]["shares"]
@@ -101,6 +122,8 @@ TABLES = (
     ("02_kw_calibration", "Table 5, width of the smoothing kernel (top-1, %)", kernels),
     ("03_kw_distillation", "Table 1, distillation (top-1, %)", distillation),
     ("04_kw_correspondence", "Table 4, network of CIFAR-10", correspondence),
+    ("06_lw_quantization", "Layer-wise quantisation, table I's shape (top-1, %)", quantization),
+    ("06_lw_quantization", "EfficientNet-Lite0, agreement with its float self on ImageNet samples (%)", lite),
     ("08_udfc", "UDFC, channels pruned in the first layer of each pair (top-1, %)", repair),
 )
 """Notebook, title, and the function that makes the table."""
@@ -129,7 +152,8 @@ def page(found: list[dict]) -> str:
     parts = [
         "(paper-scale)=\n# At the paper's scale\n",
         "The chapters run in minutes on a small network. Below are runs with the first paper's network, a ResNet-44 "
-        "that others trained, and with all of CIFAR-10. "
+        "that others trained, and with all of CIFAR-10. For the second paper they are the book's own networks on all "
+        "10,000 test images, and EfficientNet-Lite0 on real samples of ImageNet. "
         "`reduced` means that the synthesis, the distillation or the number of test images was cut to what two cores "
         "do in hours; the settings stand below each table. Means ± standard deviations, with the number of values.\n",
     ]

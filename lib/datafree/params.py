@@ -200,19 +200,19 @@ class LWPruning(NotebookParameters):
 
     model: Model = "mobilenet_v2_small"
     second: Model = "resnet20"
-    shares: Shares = "0.3 0.45 0.55 0.65"
+    shares: Shares = "0.3 0.45 0.6"
     second_shares: Shares = "0.35 0.5"
     steps: int = Field(100, ge=1, le=1_000_000, description="steps of Adam on each layer (section IV: 100,000)")
     rate: float = Field(0.001, gt=0, le=1, description="first rate of Adam (section IV: 0.001)")
-    drawn_steps: int = Field(60, ge=1, le=1_000_000, description="steps of the runs with drawn inputs")
+    drawn_steps: int = Field(40, ge=1, le=1_000_000, description="steps of the runs with drawn inputs")
     repeats: int = Field(3, ge=2, le=100, description="runs with drawn inputs, each with a seed of its own")
-    long_steps: int = Field(300, ge=1, le=1_000_000, description="longest of three trainings")
-    generative_steps: int = Field(12, ge=1, le=1_000_000, description="steps of AKD and of DI (not given)")
+    long_steps: int = Field(200, ge=1, le=1_000_000, description="longest of three trainings")
+    generative_steps: int = Field(8, ge=1, le=1_000_000, description="steps of AKD and of DI (not given)")
     inversion_steps: int = Field(20, ge=1, le=100_000, description="steps on the images of DI (2000)")
     batch: Batch = 32
     test_images: TestImages = 500
-    lite_shares: Shares = "0.1 0.2"
-    lite_steps: int = Field(60, ge=1, le=1_000_000, description="steps of Adam on EfficientNet-Lite0")
+    lite_shares: Shares = "0.15"
+    lite_steps: int = Field(40, ge=1, le=1_000_000, description="steps of Adam on EfficientNet-Lite0")
     lite_images: int = Field(50, ge=10, le=1_000_000, description="images that EfficientNet-Lite0 is compared on")
 
 

@@ -200,7 +200,7 @@ class LWPruning(NotebookParameters):
 
     model: Model = "mobilenet_v2_small"
     second: Model = "resnet20"
-    shares: Shares = "0.3 0.45 0.6"
+    shares: Shares = "0.35 0.5 0.62"
     second_shares: Shares = "0.35 0.5"
     steps: int = Field(100, ge=1, le=1_000_000, description="steps of Adam on each layer (section IV: 100,000)")
     rate: float = Field(0.001, gt=0, le=1, description="first rate of Adam (section IV: 0.001)")

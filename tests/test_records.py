@@ -6,7 +6,7 @@ import subprocess
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from datafree import params, paths, records
@@ -308,6 +308,8 @@ def test_plain_values_pass_unchanged(value):
 
 
 @given(st.text())
+@example("/")
+@example("folder:/")
 def test_portable_text_has_no_folders(text):
     once = records.portable(text)
     assert records.portable(once) == once

@@ -144,7 +144,8 @@ def portable(value: Any) -> Any:
     if not isinstance(value, str) or "/" not in value:
         return value
     prefix, _, path = value.rpartition(":") if value.startswith("folder:") else ("", "", value)
-    return (f"{prefix}:" if prefix else "") + f"PATH/{path.rstrip('/').rpartition('/')[2]}"
+    name = path.rstrip("/").rpartition("/")[2]
+    return (f"{prefix}:" if prefix else "") + (f"PATH/{name}" if name else "PATH")
 
 
 def command(notebook: str, config: Strict) -> str:

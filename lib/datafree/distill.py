@@ -17,7 +17,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from . import data
-from .compute import autocast, bf16_pays
+from .compute import Precision, autocast, uses_bf16
 from .errors import DataFreeError
 from .evaluate import evaluating, hooked, pass_once
 from .params import Strict
@@ -192,7 +192,7 @@ class DistillConfig(FitConfig):
     mixing: bool = Field(True, description="in-batch mixing of the inputs (section 4.2)")
     augment: bool = Field(True, description="random crop and mirror of every drawn batch (section 4.2)")
     batchnorm: Literal["frozen", "running"] = Field("frozen", description="evaluation mode, or adapting to the images")
-    precision: Literal["float32", "bf16", "auto"] = Field("auto", description="of the networks' passes")
+    precision: Precision = Field("auto", description="of the networks' passes")
     seed: int = Field(0, ge=0)
 
 
@@ -205,7 +205,7 @@ class Distiller:
     ):  # fmt: skip
         self.student, self.teacher, self.pool, self.config, self.extra = student, teacher, pool, config, extra
         self.generator = torch.Generator().manual_seed(config.seed)
-        self.bf16 = config.precision == "bf16" or (config.precision == "auto" and bf16_pays())
+        self.bf16 = uses_bf16(config.precision)
         self.taps = stages(teacher, tuple(pool[:1].pixels.shape[1:])) if config.features else ()
         self._check()
 

@@ -20,6 +20,7 @@ from torch import nn
 
 from .errors import DataFreeError
 from .evaluate import count_macs, count_parameters, pass_once
+from .graph import put_module
 
 Ranks = Mapping[str, int]
 
@@ -216,9 +217,7 @@ class Factorizer:
             _check(self.model.get_submodule(name), rank, name)
         thin = copy.deepcopy(self.model)
         for name, rank in ranks.items():
-            parent, _, leaf = name.rpartition(".")
-            layer = spatial_svd(self.model.get_submodule(name), rank, self.parts[name])
-            setattr(thin.get_submodule(parent), leaf, layer)
+            put_module(thin, name, spatial_svd(self.model.get_submodule(name), rank, self.parts[name]))
         return thin
 
     def uniform(self, reduction: float) -> dict[str, int]:

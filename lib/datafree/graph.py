@@ -374,12 +374,13 @@ def fold_all(model: nn.Module, graph: Graph | None = None) -> nn.Module:
     for layer in graph.layers:
         if layer.norm:
             parts = folded.get_submodule(layer.name), folded.get_submodule(layer.norm)
-            _replace(folded, layer.name, bn.fold(*parts).eval())
-            _replace(folded, layer.norm, nn.Identity())
+            put_module(folded, layer.name, bn.fold(*parts).eval())
+            put_module(folded, layer.norm, nn.Identity())
     return folded
 
 
-def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
+def put_module(model: nn.Module, name: str, module: nn.Module) -> None:
+    """Put `module` in the place of the one named, in place."""
     parent, _, leaf = name.rpartition(".")
     setattr(model.get_submodule(parent), leaf, module)
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from . import quantize
 from .errors import DataFreeError
-from .graph import Graph
+from .graph import Graph, put_module
 
 Limits = tuple[torch.Tensor, torch.Tensor]
 """Ends (l, h) of a range: scalars for one a tensor, [O] for one a channel."""
@@ -152,9 +152,7 @@ def replaced(model: nn.Module, names: list[str], make: Callable[[nn.Module], nn.
     """A copy of `model` in evaluation mode with `make(layer)` in the place of each named layer."""
     student = copy.deepcopy(model).eval()
     for name in names:
-        parent, _, leaf = name.rpartition(".")
-        holder = student.get_submodule(parent)
-        setattr(holder, leaf, make(getattr(holder, leaf)))
+        put_module(student, name, make(student.get_submodule(name)))
     return student.eval()
 
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
-from . import paths
+from . import compute, paths
 from .errors import DataFreeError
 
 
@@ -65,7 +65,7 @@ Triple = Annotated[
 Data = Annotated[str, Field(min_length=1, description="cifar10-stub, a torchvision data set, or folder:PATH")]
 Root = Annotated[str, Field(description="folder of torchvision's data sets; empty for the embedded subset")]
 Precision = Annotated[
-    Literal["float32", "bf16", "auto"],
+    compute.Precision,
     Field(description="arithmetic of the network's passes in synthesis; auto: bf16 where the processor has it"),
 ]
 Batch = Annotated[int, Field(ge=2, le=4096, description="images a step")]

@@ -32,7 +32,8 @@ class SortedValues:
     def below(self, thresholds: np.ndarray) -> np.ndarray:
         """How many values lie below each threshold (those equal to it do not)."""
         cells = len(self.begin) - 1
-        cell = np.clip((thresholds - self.low) / self.width, 0, cells - 1).astype(np.int64)
+        with np.errstate(over="ignore"):  # a width of nearly nothing: infinity is clipped
+            cell = np.clip((thresholds - self.low) / self.width, 0, cells - 1).astype(np.int64)
         # rounding may put a threshold one cell off, so the search spans the neighbours too
         left, right = self.begin[np.maximum(cell - 1, 0)], self.begin[np.minimum(cell + 2, cells)]
         while (open_ := left < right).any():

@@ -17,7 +17,7 @@ from torch import nn
 
 from .. import bn, data
 from ..candidates import Candidates
-from ..compute import autocast, bf16_pays
+from ..compute import Precision, autocast, uses_bf16
 from ..distill import FitConfig, fit, taps
 from ..errors import DataFreeError
 from ..evaluate import evaluating, outputs
@@ -26,7 +26,6 @@ from ..generative import optimise_images, total_variation
 from ..graph import trace
 from ..params import Strict
 
-Precision = Literal["float32", "bf16", "auto"]
 Rows = Sequence[tuple[int, ...]]
 """Sets of ranks: one number a layer, in the order of `Factorizer.sites`."""
 
@@ -109,11 +108,6 @@ def statistics_loss(
     return torch.stack([bn.bns_divergence(*m, *r, reverse=not literal, eps=eps).sum() for m, r in pairs]).sum()
 
 
-def bf16(precision: str) -> bool:
-    """Whether passes of this precision multiply in bfloat16."""
-    return precision == "bf16" or (precision == "auto" and bf16_pays())
-
-
 def synthesize(
     model: nn.Module, config: Synthesis, shape: tuple[int, int, int] = (3, 32, 32), progress: bool = False
 ) -> tuple[data.ImageSet, list[float]]:
@@ -132,7 +126,7 @@ def synthesize(
             value = value + config.variation * total_variation(x)
         return value + config.size * x.flatten(1).norm(dim=1).sum() if config.size else value
 
-    with autocast(bf16(config.precision)):
+    with autocast(uses_bf16(config.precision)):
         images, history = optimise_images(
             model, loss, config.images, shape, config, config.seed, what="synthesis", progress=progress
         )
@@ -230,7 +224,7 @@ class Regression:
         self.watch, self.done = watch, 0
         self.distance = distance or (lambda s, t: discrepancy(s, t, config.scope))
         self.layers = positions(teacher, layers, config.position)
-        self.bf16 = bf16(config.precision)
+        self.bf16 = uses_bf16(config.precision)
         self.generator = torch.Generator().manual_seed(config.seed)
         self.wanted = self._features()
 
@@ -370,7 +364,7 @@ def discrepancies(
     Args:
         calibrated: with BatchNorm's statistics from the same images (figure 2b), else with the stored ones (2a).
     """
-    half = bf16(precision)
+    half = uses_bf16(precision)
     wanted = outputs(factors.model, pool, bf16=half)
     made = Candidates(factors, calibrated=calibrated, bf16=half).outputs(pool, rows)
     return [output_discrepancy(z, wanted).item() for z in made]

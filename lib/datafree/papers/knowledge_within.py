@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 
 from .. import bn, data, models, quantize
 from ..bn import bns_divergence, mean_divergence, moment_mse
-from ..compute import autocast, bf16_pays
+from ..compute import Precision, autocast, uses_bf16
 from ..distill import DistillConfig, distill
 from ..errors import DataFreeError
 from ..evaluate import evaluating
@@ -67,9 +67,7 @@ class SynthesisConfig(Strict):
     input_pair: bool = Field(
         True, description="treat the input normalisation as one more pair of statistics (section 3.3)"
     )
-    precision: Literal["float32", "bf16", "auto"] = Field(
-        "auto", description="of the network's passes; auto: bf16 where the CPU has it"
-    )
+    precision: Precision = Field("auto", description="of the network's passes; auto: bf16 where the CPU has it")
     seed: int = Field(0, ge=0)
 
     @property
@@ -209,7 +207,7 @@ class Algorithm1:
         self.reference = bn.stored(model) + [(self.mean, self.std**2)] * config.input_pair
         self.kernel = gaussian_kernel(config.kernel, config.sigma)
         self.optimizer = torch.optim.Adam([self.images], lr=config.rate, betas=(0.5, 0.9))
-        self.bf16 = config.precision == "bf16" or (config.precision == "auto" and bf16_pays())
+        self.bf16 = uses_bf16(config.precision)
         self.history: dict[str, list[float]] = {"J_KL": [], "class_term": [], "smoothness": [], "loss": []}
 
     def batch(self) -> torch.Tensor:
@@ -345,7 +343,7 @@ class KnowledgeWithin(Strict):
     batch: int = Field(256, ge=1, description="images drawn with replacement a step (section 4.2)")
     chunk: int = Field(16, ge=1, description="samples over which extremes are taken (section 4.2)")
     augment: bool = Field(True, description="random crop and mirror of every drawn batch (section 4.2)")
-    precision: Literal["float32", "bf16", "auto"] = Field("float32", description="of the passes that measure ranges")
+    precision: Precision = Field("float32", description="of the passes that measure ranges")
     synthesis_steps: int = Field(500, ge=1, description="budget of Algorithm 1")
     copies: int = Field(4, ge=1, description="augmented copies in synthesis (section 4.1)")
     distillation: DistillConfig | None = Field(None, description="how the student is trained; None: only calibrated")
@@ -359,7 +357,7 @@ def calibrate(student: nn.Module, pool: data.ImageSet, config: KnowledgeWithin) 
     Nothing is rounded in these passes, so the ranges serve every bit width: see `quantize.set_bits`.
     """
     generator = torch.Generator().manual_seed(config.seed)
-    bf16 = config.precision == "bf16" or (config.precision == "auto" and bf16_pays())
+    bf16 = uses_bf16(config.precision)
     with quantize.observing(student, config.chunk), autocast(bf16):
         for _ in range(config.steps):
             index = torch.randint(0, len(pool), (config.batch,), generator=generator)

@@ -18,7 +18,7 @@ from pydantic import Field
 from torch import nn
 
 from ..errors import DataFreeError
-from ..graph import Feed, Graph, Pair, fold_all, trace
+from ..graph import Feed, Graph, Pair, fold_all, put_module, trace
 from ..params import Strict
 
 Moments = dict[str, tuple[torch.Tensor, torch.Tensor]]
@@ -309,8 +309,7 @@ def stops(mean: float, deviation: float, config: Equalization) -> bool:
 def _apply(model: nn.Module, pairs: list[Pair], buffered: tuple[Pair, ...], scales: dict[str, torch.Tensor]) -> None:
     """Eqs. 5 to 9 with the factors of all sweeps together: each weight is written once."""
     for name in {name for p in buffered for name in (p.first, p.last)}:
-        parent, _, leaf = name.rpartition(".")
-        setattr(model.get_submodule(parent), leaf, BufferedLayer(model.get_submodule(name)))
+        put_module(model, name, BufferedLayer(model.get_submodule(name)))
     for p in pairs:
         first, last = (model.get_submodule(name) for name in (p.first, p.last))
         if p not in buffered:
@@ -329,8 +328,7 @@ def fold_buffers(model: nn.Module) -> nn.Module:
     for name, layer in [(n, m) for n, m in model.named_modules() if isinstance(m, BufferedLayer)]:
         scale_columns(layer.inner, layer.v_in)
         scale_rows(layer.inner, 1 / layer.v_out)
-        parent, _, leaf = name.rpartition(".")
-        setattr(model.get_submodule(parent), leaf, layer.inner)
+        put_module(model, name, layer.inner)
     return model
 
 

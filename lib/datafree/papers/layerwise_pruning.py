@@ -21,7 +21,7 @@ from torch.func import functional_call
 from .. import dfq, prune
 from ..distill import FitConfig, fit
 from ..errors import DataFreeError
-from ..graph import Feed, Graph, fold_all, trace
+from ..graph import Feed, Graph, fold_all, put_module, trace
 from ..params import Strict
 from ..train import rate_at
 from . import layerwise as lw
@@ -175,8 +175,7 @@ def _replace(model: nn.Module, name: str, make: Callable[[nn.Module], nn.Module]
     """Put make(layer) in the place of the layer `name`, inside its buffers where it has some."""
     if isinstance(model.get_submodule(name), lw.BufferedLayer):
         name = f"{name}.inner"
-    parent, _, leaf = name.rpartition(".")
-    setattr(model.get_submodule(parent), leaf, make(model.get_submodule(name)))
+    put_module(model, name, make(model.get_submodule(name)))
 
 
 def _inner(model: nn.Module, name: str) -> nn.Module:
@@ -298,9 +297,8 @@ def threshold_decay(student: nn.Module, strength: float) -> torch.Tensor:
 
     From s_0 < 0 it pulls s up towards zero. Book: {ref}`lw-decay`.
     """
-    return (
-        0.5 * strength * torch.stack([m.s for m in student.modules() if isinstance(m, ThresholdedLayer)]).square().sum()
-    )
+    thresholds = [module.s for module in student.modules() if isinstance(module, ThresholdedLayer)]
+    return 0.5 * strength * torch.stack(thresholds).square().sum()
 
 
 def train(
@@ -316,6 +314,7 @@ def train(
         layer -> the loss of every step.
     """
     layers = {name: _inner(student, name) for name in losses}
+    chosen = nn.ModuleList(layers.values())
     history: dict[str, list[float]] = {name: [] for name in losses}
     coupled = config.decay if config.decay_form == "coupled" else 0.0
     step = 0
@@ -326,15 +325,13 @@ def train(
             watch(step)
         if config.decay_form == "decoupled":
             with torch.no_grad():
-                [
+                for layer in layers.values():
                     layer.s.mul_(1 - rate_at(step, config.steps, config.rate, 0) * config.decay)
-                    for layer in layers.values()
-                ]
         step += 1
         drawn = torch.stack([draw() for draw in losses.values()])
         for values, value in zip(history.values(), drawn.tolist()):
             values.append(value)
-        return drawn.sum() + 0.5 * coupled * torch.stack([layer.s for layer in layers.values()]).square().sum()
+        return drawn.sum() + threshold_decay(chosen, coupled)
 
     parameters = [p for layer in layers.values() for p in (layer.inner.weight, layer.s)]
     decay = config.decay if config.decay_weights else 0.0

@@ -61,7 +61,8 @@ def train(
         "train",
     )
     record = run(config, out)
-    typer.echo(f"{model}: {record['test_top1']:.2f} % top-1 on {record['test_images']} test images -> {out}")
+    score = f"{record['test_miou']:.2f} % mean IoU" if "test_miou" in record else f"{record['test_top1']:.2f} % top-1"
+    typer.echo(f"{model}: {score} on {record['test_images']} test images -> {out}")
 
 
 for part in (cli_methods, cli_build, cli_ledger):

@@ -30,7 +30,7 @@ IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images [N, C, H, W] with integer labels [N] (-1 where there is none).
+    """Images [N, C, H, W] with integer labels [N], or [N, H, W] for pixels (-1 where there is none).
 
     `pixels` are uint8, or floats in [0, 1] for generated images; `floats()` gives [0, 1] either way.
     """
@@ -213,13 +213,13 @@ def load(
     """Images by name.
 
     Args:
-        name: one of EMBEDDED_SETS, one of torchvision's sets, or 'folder:PATH'.
+        name: one of EMBEDDED_SETS, 'scenes' (datafree.scenes), one of torchvision's sets, or 'folder:PATH'.
         split: 'train' or 'test'.
         root: where torchvision's data sets lie.
         download: let torchvision fetch them.
         size: resize and centre-crop to size x size; None keeps the size of a folder's files, and means
             224 for imagenet and voc2012, 32 for all other sets.
-        limit: read at most so many images of a folder or of imagenet, equally many of each class.
+        limit: read at most so many images of a folder or of imagenet, equally many of each class; or so many scenes.
     """
     if split not in ("train", "test"):
         raise DataFreeError(f"split '{split}' is not known; use 'train' or 'test'.")
@@ -227,6 +227,10 @@ def load(
         raise DataFreeError(f"size is {size}; give the side of the images in pixels, at least 1.")
     if name in EMBEDDED_SETS:
         return _stub(name, split, size or 32)
+    if name == "scenes":
+        from . import scenes
+
+        return scenes.make(split, limit, size)
     if name.startswith("folder:"):
         return _folder(Path(name.removeprefix("folder:")), split, size, limit)
     if name in TORCHVISION_SETS:
@@ -234,7 +238,7 @@ def load(
         opened = _torchvision_set(name, split, Path(root) if root else None, download)
         return _from_torchvision(opened, f"{name}/{split}", side, limit if name == "imagenet" else None)
     raise DataFreeError(
-        f"data set '{name}' is not known; use 'folder:PATH' or one of {', '.join((*EMBEDDED_SETS, *TORCHVISION_SETS))}."
+        f"data set '{name}' is not known; use 'folder:PATH' or one of {', '.join((*EMBEDDED_SETS, 'scenes', *TORCHVISION_SETS))}."
     )
 
 

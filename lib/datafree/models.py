@@ -229,6 +229,12 @@ def _efficientnet_lite0(**settings) -> nn.Module:
     return EfficientNetLite0(**settings)
 
 
+def _segmenter(**settings) -> nn.Module:
+    from .segmentation import Segmenter
+
+    return Segmenter(**settings)
+
+
 def torchvision_state(name: str) -> dict[str, torch.Tensor]:
     """The weights that torchvision trained on ImageNet, fetched or from its cache."""
     from . import torchvision_shim
@@ -254,6 +260,7 @@ ARCHITECTURES = {
     "slim_vgg": SlimVGG,
     "mobilenet_v2_small": SmallMobileNetV2,
     "efficientnet_lite0": _efficientnet_lite0,
+    "segmenter": _segmenter,
     **{name: partial(FromTorchvision, name) for name in TORCHVISION_MODELS},
 }
 """Everything `build` and `load` know. Those with a file in data_stubs/models need no `weights`; nor does
@@ -367,6 +374,12 @@ def _embedded(name: str, trained_on: str, suffix: str, missing: str) -> Path:
     return stub_path(f"{folder}/{name}{suffix}", missing=missing)
 
 
+def _classes(state: dict[str, torch.Tensor]) -> dict[str, int]:
+    """How many classes the last linear layer of a state dict tells apart; nothing where there is none."""
+    matrices = [v for k, v in sorted(state.items()) if v.ndim == 2 and k.endswith("weight")]
+    return {"classes": len(matrices[-1])} if matrices else {}
+
+
 def load(
     name: str, weights: str | Path | None = None, *, sha256: str | None = None, trained_on: str = "cifar10", **settings
 ) -> nn.Module:
@@ -378,7 +391,7 @@ def load(
             those of its package); 'torchvision' those that torchvision fetches (TORCHVISION_MODELS only).
         sha256: expected checksum of `weights`; the embedded files are always checked.
         trained_on: which embedded weights: of CIFAR-10, or of a folder of data_stubs/models.
-        settings: `classes`, and `mean` and `std` of the input normalisation.
+        settings: `classes` (default: as many as the weights have), and `mean` and `std` of the input normalisation.
     """
     known(name)
     _check_normalisation(settings)
@@ -400,7 +413,7 @@ def load(
         raise DataFreeError(
             f"weights '{path}' carry no input normalisation; give mean=(...) and std=(...) as used when it was trained."
         )
-    model = build(name, **settings)
+    model = build(name, **(_classes(state) | settings))
     own = {k: v.clone() for k, v in model.normalize.state_dict().items()} if "mean" in settings else {}
     load_state(model, state, f"'{path}'")
     if any(not torch.allclose(v, model.normalize.state_dict()[k]) for k, v in own.items()):

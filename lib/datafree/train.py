@@ -1,4 +1,4 @@
-"""Train a classifier from scratch; this is how the embedded weights were made."""
+"""Train a classifier or a segmenter from scratch; this is how the embedded weights were made."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import nn
 from tqdm.auto import tqdm
 
-from . import data, evaluate, models
+from . import data, evaluate, models, segmentation
 from .compute import autocast, bf16_pays
 from .errors import DataFreeError
 from .params import Strict
@@ -91,6 +91,8 @@ class Trainer:
         )
         self.generator = torch.Generator().manual_seed(config.seed)
         self.log: list[dict] = []
+        self.pixelwise = self.train_set.labels.ndim == 3
+        self.score = "test_miou" if self.pixelwise else "test_top1"
 
     def _check_sets(self) -> None:
         train_set, test_set = self.train_set, self.test_set
@@ -102,7 +104,7 @@ class Trainer:
             raise DataFreeError(
                 f"'{train_set.name}' has {len(train_set)} images, fewer than one batch of {self.config.batch}."
             )
-        if (train_set.labels < 0).any():
+        if train_set.labels.ndim == 1 and (train_set.labels < 0).any():
             raise DataFreeError(f"'{train_set.name}' has images without labels; a classifier cannot be trained on it.")
 
     def fit(self) -> dict:
@@ -123,24 +125,34 @@ class Trainer:
             rate = rate_at(epoch * per_epoch + i, config.epochs * per_epoch, config.rate, config.warmup)
             loss, hits = self._step(order[i * config.batch : (i + 1) * config.batch], rate)
             losses, correct = losses + loss, correct + hits
-        seen = per_epoch * config.batch
+        seen = per_epoch * config.batch * self.train_set.labels[0].numel()
+        measure = segmentation.mean_iou if self.pixelwise else evaluate.top1
         return {
             "epoch": epoch,
             "rate": rate,
             "train_loss": losses / per_epoch,
-            "train_top1": 100 * correct / seen,
-            "test_top1": evaluate.top1(self.model, self.test_set),
+            "train_pixels" if self.pixelwise else "train_top1": 100 * correct / seen,
+            self.score: measure(self.model, self.test_set),
             "seconds": time.perf_counter() - start,
         }
 
+    def _draw(self, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Augmented images and their labels; labels of pixels move with the pixels."""
+        x, y = self.train_set.pixels[index], self.train_set.labels[index].long()
+        if self.pixelwise:
+            both = data.augment(torch.cat([x, y[:, None].to(x.dtype)], 1), self.generator)
+            x, y = both[:, :-1], both[:, -1].to(torch.int8).long()  # the byte 255 is -1, no label
+        else:
+            x = data.augment(x, self.generator)
+        return x.float().div_(255).contiguous(memory_format=torch.channels_last), y
+
     def _step(self, index: torch.Tensor, rate: float) -> tuple[float, int]:
-        x = data.augment(self.train_set.pixels[index], self.generator).float().div_(255)
-        x, y = x.contiguous(memory_format=torch.channels_last), self.train_set.labels[index]
+        x, y = self._draw(index)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         with autocast(self.config.bf16 and bf16_pays()):
             logits = self.model(x)
-        loss = F.cross_entropy(logits.float(), y)
+        loss = F.cross_entropy(logits.float(), y, ignore_index=-1)
         if not torch.isfinite(loss):
             self._diverged("the loss is NaN or infinite")
         self.optimizer.zero_grad()
@@ -191,9 +203,9 @@ class Trainer:
             "parameters": self.config.model_dump() | {"data": data_name(self.config), "root": None},
             "provenance": provenance(),
             "test_images": len(self.test_set),
-            "test_top1": self.log[-1]["test_top1"],
+            self.score: self.log[-1][self.score],
             "model_parameters": evaluate.count_parameters(self.model),
-            "macs": evaluate.count_macs(self.model),
+            "macs": evaluate.count_macs(self.model, tuple(self.train_set.pixels.shape[1:])),
             "seconds": sum(row["seconds"] for row in self.log),
             "log": self.log,
         }

@@ -1,0 +1,114 @@
+"""A label for every pixel: a small network in the manner of DeepLabV3+, and the mean intersection over union."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from .compute import autocast
+from .data import ImageSet
+from .errors import DataFreeError
+from .evaluate import evaluating
+from .models import CIFAR_MEAN, CIFAR_STD, BasicBlock, Normalize
+
+
+def _unit(inputs: int, outputs: int, kernel: int = 1, dilation: int = 1) -> nn.Sequential:
+    """Convolution without bias that keeps the size, BatchNorm, ReLU."""
+    padding = dilation * (kernel // 2)
+    conv = nn.Conv2d(inputs, outputs, kernel, padding=padding, dilation=dilation, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.ReLU())
+
+
+class ASPP(nn.Module):
+    """Atrous spatial pyramid pooling: one convolution of a pixel, some with holes, and the mean of the image, joined."""
+
+    def __init__(self, inputs: int, width: int, rates: tuple[int, ...]):
+        super().__init__()
+        self.point = _unit(inputs, width)
+        self.holes = nn.ModuleList(_unit(inputs, width, 3, rate) for rate in rates)
+        self.image = nn.Sequential(nn.AdaptiveAvgPool2d(1), _unit(inputs, width))
+        self.project = _unit((2 + len(rates)) * width, width)
+
+    def forward(self, x):
+        parts = [self.point(x), *(branch(x) for branch in self.holes)]
+        whole = self.image(x).expand_as(parts[0])
+        return self.project(torch.cat([*parts, whole], 1))
+
+
+class Segmenter(nn.Module):
+    """DeepLabV3+ (Chen and others, 2018) in small: residual encoder to an eighth of the side, ASPP, decoder with a skip.
+
+    Convolutions are ordinary ones, not separable: those of a pixel and those of one channel cannot be split.
+    Sides of images must be multiples of eight. Outputs: logits [N, classes, H, W].
+    """
+
+    widths = (16, 32, 56)
+    blocks = 2
+    pyramid, skip, decoder = 32, 16, 32
+    rates = (2, 3)
+
+    def __init__(self, classes: int = 8, mean=CIFAR_MEAN, std=CIFAR_STD):
+        super().__init__()
+        low, middle, high = self.widths
+        self.normalize = Normalize(mean, std)
+        self.stem = nn.Sequential(nn.Conv2d(3, low, 3, 2, 1, bias=False), nn.BatchNorm2d(low), nn.ReLU())
+        self.layer1 = self._stage(low, low, 1)
+        self.layer2 = self._stage(low, middle, 2)
+        self.layer3 = self._stage(middle, high, 2)
+        self.aspp = ASPP(high, self.pyramid, self.rates)
+        self.enlarge = nn.Upsample(scale_factor=4, mode="bilinear", align_corners=False)
+        self.low = _unit(low, self.skip)
+        self.merge = nn.Sequential(
+            _unit(self.pyramid + self.skip, self.decoder, 3), _unit(self.decoder, self.decoder, 3)
+        )
+        self.classify = nn.Conv2d(self.decoder, classes, 1)
+        self.finish = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False)
+
+    def _stage(self, inputs: int, outputs: int, stride: int) -> nn.Sequential:
+        first = BasicBlock(inputs, outputs, stride, projection=True)
+        return nn.Sequential(first, *[BasicBlock(outputs, outputs, 1) for _ in range(self.blocks - 1)])
+
+    def forward(self, x):
+        fine = self.layer1(self.stem(self.normalize(x)))
+        coarse = self.aspp(self.layer3(self.layer2(fine)))
+        joined = torch.cat([self.enlarge(coarse), self.low(fine)], 1)
+        return self.finish(self.classify(self.merge(joined)))
+
+
+def confusion(predicted: torch.Tensor, labels: torch.Tensor, classes: int) -> torch.Tensor:
+    """Pixels [classes, classes] by label (row) and prediction (column); labels below zero are left out."""
+    labels, predicted = labels.flatten().long(), predicted.flatten().long()
+    seen = labels >= 0
+    pairs = labels[seen] * classes + predicted[seen]
+    return torch.bincount(pairs, minlength=classes**2).view(classes, classes)
+
+
+def class_iou(table: torch.Tensor) -> torch.Tensor:
+    """Intersection over union of each class in percent; NaN where neither labels nor predictions have it."""
+    table = table.double()
+    both = table.diagonal()
+    return 100 * both / (table.sum(0) + table.sum(1) - both)
+
+
+@torch.no_grad()
+def confusion_of(model: nn.Module, scenes: ImageSet, batch: int = 100, bf16: bool = False) -> torch.Tensor:
+    """`confusion` of a network's most likely classes on labelled images."""
+    if scenes.labels.ndim != 3:
+        raise DataFreeError(f"'{scenes.name}' has one label an image; mean IoU needs one for every pixel.")
+    table = None
+    with evaluating(model), autocast(bf16):
+        for x, y in scenes.batches(batch):
+            logits = model(x)
+            if logits.shape[2:] != y.shape[1:] or logits.shape[1] <= y.max():
+                raise DataFreeError(
+                    f"the network gives {tuple(logits.shape[1:])} (classes, height, width), which does not fit "
+                    f"the labels of '{scenes.name}': {int(y.max()) + 1} classes, {tuple(y.shape[1:])}."
+                )
+            part = confusion(logits.argmax(1), y, logits.shape[1])
+            table = part if table is None else table + part
+    return table
+
+
+def mean_iou(model: nn.Module, scenes: ImageSet, batch: int = 100, bf16: bool = False) -> float:
+    """Mean intersection over union in percent, over all pixels at once; classes that occur nowhere do not count."""
+    return class_iou(confusion_of(model, scenes, batch, bf16)).nanmean().item()

@@ -376,8 +376,9 @@ def _embedded(name: str, trained_on: str, suffix: str, missing: str) -> Path:
 
 def _classes(state: dict[str, torch.Tensor]) -> dict[str, int]:
     """How many classes the last linear layer of a state dict tells apart; nothing where there is none."""
-    matrices = [v for k, v in sorted(state.items()) if v.ndim == 2 and k.endswith("weight")]
-    return {"classes": len(matrices[-1])} if matrices else {}
+    biases = {k.removesuffix("bias") + "weight": len(v) for k, v in state.items() if k.endswith("bias") and v.ndim == 1}
+    rows = [len(v) for k, v in sorted(state.items()) if v.ndim == 2 and biases.get(k) == len(v)]
+    return {"classes": rows[-1]} if rows else {}
 
 
 def load(

@@ -189,7 +189,7 @@ class LWQuantization(NotebookParameters):
     lite_samples: int = Field(
         300, ge=10, le=1_000_000, description="imitated inputs of each layer of EfficientNet-Lite0"
     )
-    lite_images: int = Field(24, ge=2, le=1_000_000, description="images that EfficientNet-Lite0 is compared on")
+    lite_images: int = Field(200, ge=2, le=1_000_000, description="images that EfficientNet-Lite0 is compared on")
     imagenet: str = Field(
         "", description="folder:PATH of ImageNet's images for EfficientNet-Lite0; empty: enlarged ones of `data`"
     )

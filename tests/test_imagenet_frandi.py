@@ -1,0 +1,60 @@
+"""The profiles of FRanDI's tables (CIFAR-100, ImageNet), exercised on folders of small pictures."""
+
+import pytest
+import torch
+from conftest import write_images
+
+from datafree import bn, chapters, evaluate, factorize, models, params
+from datafree.errors import DataFreeError
+from datafree.papers import frandi
+
+CHAPTERS = ("09_frandi_recovery", "10_frandi_selection")
+NORMAL = {"mean": "0.5 0.5 0.5", "std": "0.25 0.25 0.25"}
+
+
+@pytest.mark.parametrize("notebook", CHAPTERS)
+@pytest.mark.parametrize(
+    ("profile", "asked"),
+    [("paper", "weights, root"), ("cifar100", "weights, root"), ("imagenet", "root"), ("reduced", "data")],
+)
+def test_profiles_validate_and_ask_for_files_only(notebook, profile, asked):
+    with pytest.raises(DataFreeError, match=f"leaves {asked} to you"):
+        params.resolve(notebook, profile)
+    config = params.resolve(notebook, profile, {name: "somewhere" for name in asked.split(", ")})
+    assert (config.images, config.synthesis_steps) == (256, 500)
+
+
+@pytest.fixture(scope="module")
+def little(tmp_path_factory):
+    """Folder of pictures in three classes, and random weights of both ResNet-18 for as many."""
+    root = tmp_path_factory.mktemp("little")
+    for split, seed in (("train", 0), ("test", 1)):
+        write_images(root / split, count=4, size=40, classes=("dark", "grey", "light"), seed=seed)
+    torch.manual_seed(0)
+    for name in ("resnet18", "resnet18_cifar"):
+        state = models.build(name, classes=3).state_dict()
+        torch.save({k: v for k, v in state.items() if not k.startswith("normalize.")}, root / f"{name}.pt")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("profile", "name", "side"), [("cifar100", "resnet18_cifar", 32), ("imagenet", "resnet18", 224)]
+)
+def test_the_method_runs_on_a_folder(little, profile, name, side):
+    given = {"weights": str(little / f"{name}.pt"), "data": f"folder:{little}", "root": ""}
+    config = params.resolve("10_frandi_selection", profile, given | (NORMAL if side == 32 else {}))
+    net, test = chapters.network(config), chapters.images(config, "test", 3)
+    assert config.model == name and test.pixels.shape == (3, 3, side, side)
+    pool, history = frandi.synthesize(net, frandi.Synthesis(images=2, steps=2, precision="float32"), (3, side, side))
+    splits = factorize.Factorizer(net, (3, side, side))
+    thin = bn.recalibrate(splits.network(splits.uniform(config.plot_reduction)), pool)
+    done = frandi.Regression(thin, net, list(splits.sites), pool, frandi.Recovery(steps=1, batch=2, rate=config.rate))
+    assert len(history) == 2 and torch.isfinite(torch.tensor(done.run())).all()
+    assert evaluate.outputs(thin, test).shape == (3, 3)
+
+
+def test_the_number_of_classes_follows_from_the_weights(little):
+    net = models.load("resnet18_cifar", little / "resnet18_cifar.pt", mean=(0.5,) * 3, std=(0.25,) * 3)
+    assert net.linear.out_features == 3
+    with pytest.raises(DataFreeError, match="linear.weight"):
+        models.load("resnet18_cifar", little / "resnet18_cifar.pt", mean=(0.5,) * 3, std=(0.25,) * 3, classes=7)

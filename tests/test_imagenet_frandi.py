@@ -29,7 +29,7 @@ def little(tmp_path_factory):
     """Folder of pictures in three classes, and random weights of both ResNet-18 for as many."""
     root = tmp_path_factory.mktemp("little")
     for split, seed in (("train", 0), ("test", 1)):
-        write_images(root / split, count=4, size=40, classes=("dark", "grey", "light"), seed=seed)
+        write_images(root / split, count=4, size=32, classes=("dark", "grey", "light"), seed=seed)
     torch.manual_seed(0)
     for name in ("resnet18", "resnet18_cifar"):
         state = models.build(name, classes=3).state_dict()

@@ -63,9 +63,9 @@ def test_evaluating_the_embedded_network(run_cli, stubs):
 
 def test_compressing_and_evaluating_what_came_out(run_cli, stubs, pictures, tmp_path):
     settings = dict(weight_bits=8, act_bits=8, edge_bits=8, scheme="gaussian", images=64, steps=2, batch=64, copies=1)
-    flags = [part for name, value in settings.items() for part in (f"--{name.replace('_', '-')}", value)]
+    flags = [part for name, value in settings.items() for part in ("-p", f"{name}={value}")]
     out = tmp_path / "small.safetensors"
-    code, text, err = run_cli("compress", NETWORK, "--out", out, *flags, "--synthesis-steps", 2)
+    code, text, err = run_cli("compress", NETWORK, "--out", out, *flags, "-p", "synthesis_steps=2")
     assert code == 0, err
     report = json.loads(out.with_suffix(".json").read_text())
     assert f"{report['bytes_float']:.0f} -> {report['bytes']:.0f} bytes" in text
@@ -125,8 +125,30 @@ MISTAKES = {
     "text as settings": (lambda t: broken_report(t, '{"config": "x"}'), "is not a report of `datafree compress`"),
     "wrong settings": (lambda t: broken_report(t, '{"config": {"weight_bits": 99}}'), "parameter 'weight_bits'"),
     "other weights": (lambda t: broken_report(t, '{"config": {}}'), "do not fit SmallMobileNetV2: the file lacks"),
-    "one bit": (lambda t: ["compress", NETWORK, "--out", t / "o.safetensors", "--weight-bits", 1], "greater than"),
-    "unknown scheme": (lambda t: ["compress", NETWORK, "--out", t / "o.safetensors", "--scheme", "x"], "'scheme'"),
+    "one bit": (lambda t: ["compress", NETWORK, "--out", t / "o.safetensors", "-p", "weight_bits=1"], "greater than"),
+    "unknown scheme": (lambda t: ["compress", NETWORK, "--out", t / "o.safetensors", "-p", "scheme=x"], "'scheme'"),
+    "unknown method": (
+        lambda t: ["compress", NETWORK, "--out", t / "o.safetensors", "--method", "frandy"],
+        "did you mean 'frandi'?",
+    ),
+    "a method's other name": (
+        lambda t: ["compress", NETWORK, "--out", t / "o.safetensors", "--method", "udfc", "-p", "steps=3"],
+        "parameter 'steps'",
+    ),
+    "value and group": (
+        lambda t: ["compress", NETWORK, "--out", t / "o.safetensors", "-p", "a.b=1", "-p", "a=2"],
+        "both as a value and as a group",
+    ),
+    "group in a value": (
+        lambda t: ["compress", NETWORK, "--out", t / "o.safetensors", "-p", "a=2", "-p", "a.b=1"],
+        "both as a value and as a group",
+    ),
+    "nothing of this name": (lambda t: ["methods", "kw"], "method 'kw' is not known"),
+    "a report of nothing": (lambda t: broken_report(t, '{"config": {}, "method": "x"}'), "names a method 'x'"),
+    "a report without ranks": (
+        lambda t: broken_report(t, '{"config": {}, "method": "FRanDI"}'),
+        "does not describe what is in",
+    ),
     "ending": (lambda t: ["compress", NETWORK, "--out", t / "o.json"], "ends in '.safetensors'"),
     "unknown profile": (lambda t: ["synthesize", "--profile", "big"], "profile 'big' is not known"),
     "unknown source": (
@@ -190,8 +212,8 @@ def test_as_a_program():
 
 def test_compress_distils_from_the_command_line(run_cli, stubs, pictures, tmp_path):
     out = tmp_path / "taught.safetensors"
-    few = ("--scheme", "gaussian", "--images", 32, "--steps", 1, "--batch", 32)
-    code, _, err = run_cli("compress", NETWORK, "--out", out, *few, "--distill-steps", 2, "--distill-batch", 4)
+    few = ("scheme=gaussian", "images=32", "steps=1", "batch=32", "distillation.steps=2", "distillation.batch=4")
+    code, _, err = run_cli("compress", NETWORK, "--out", out, *(f for pair in few for f in ("-p", pair)))
     assert code == 0, err
     report = json.loads(out.with_suffix(".json").read_text())
     assert report["config"]["distillation"]["steps"] == 2 and report["distillation_loss"] > 0
@@ -210,7 +232,5 @@ def test_compress_distils_from_the_command_line(run_cli, stubs, pictures, tmp_pa
 
 
 def test_no_batch_of_one_in_distillation(run_cli, tmp_path):
-    code, _, err = run_cli(
-        "compress", NETWORK, "--out", tmp_path / "o.safetensors", "--distill-steps", 2, "--distill-batch", 1
-    )
-    assert code == 2 and "'batch'" in err
+    code, _, err = run_cli("compress", NETWORK, "--out", tmp_path / "o.safetensors", "-p", "distillation.batch=1")
+    assert code == 2 and "'distillation.batch'" in err

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from . import cli_build, cli_ledger, cli_methods
+from . import cli_build, cli_compress, cli_ledger, cli_methods
 from .errors import DataFreeError
 from .params import build
 
@@ -65,7 +65,7 @@ def train(
     typer.echo(f"{model}: {score} on {record['test_images']} test images -> {out}")
 
 
-for part in (cli_methods, cli_build, cli_ledger):
+for part in (cli_methods, cli_compress, cli_build, cli_ledger):
     part.attach(app)
 
 

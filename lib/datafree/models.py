@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -197,18 +198,22 @@ TORCHVISION_MODELS = ("resnet18", "resnet50", "mobilenet_v2", "vgg16_bn", "effic
 """Networks of torchvision that are known by name: 1,000 classes, images of 224 x 224."""
 
 
+def _torchvision_models():
+    from . import torchvision_shim
+
+    torchvision_shim.install()
+    from torchvision import models
+
+    return models
+
+
 class FromTorchvision(nn.Module):
     """A network of torchvision behind its input normalisation; `network` has torchvision's own key names."""
 
     def __init__(self, name: str, classes: int = 1000, mean=IMAGENET_MEAN, std=IMAGENET_STD):
         super().__init__()
-        from . import torchvision_shim
-
-        torchvision_shim.install()
-        from torchvision import models as theirs
-
         self.normalize = Normalize(mean, std)
-        self.network = theirs.get_model(name, weights=None, num_classes=classes)
+        self.network = _torchvision_models().get_model(name, weights=None, num_classes=classes)
 
     def forward(self, x):
         return self.network(self.normalize(x))
@@ -216,34 +221,24 @@ class FromTorchvision(nn.Module):
 
 IMAGENET_MODELS = (*TORCHVISION_MODELS, "efficientnet_lite0")
 """Networks of 1,000 classes and images of 224 x 224."""
+SEGMENTERS = {"segmenter": 64, "deeplabv3plus": 512}
+"""Networks that label pixels (datafree.segmentation), and the side of their images."""
 
 
 def image_size(name: str) -> int | None:
     """Side of the images that a network was made for; None where it is that of CIFAR-10 and its like."""
-    return 224 if name in IMAGENET_MODELS else None
+    return 224 if name in IMAGENET_MODELS else SEGMENTERS.get(name)
 
 
-def _efficientnet_lite0(**settings) -> nn.Module:
-    from .efficientnet import EfficientNetLite0
-
-    return EfficientNetLite0(**settings)
-
-
-def _segmenter(**settings) -> nn.Module:
-    from .segmentation import Segmenter
-
-    return Segmenter(**settings)
+def _kept_in(module: str, name: str):
+    """Builds a network of another module of this package, which is imported when that happens."""
+    return lambda **settings: getattr(import_module(f".{module}", __package__), name)(**settings)
 
 
 def torchvision_state(name: str) -> dict[str, torch.Tensor]:
     """The weights that torchvision trained on ImageNet, fetched or from its cache."""
-    from . import torchvision_shim
-
-    torchvision_shim.install()
-    from torchvision import models as theirs
-
     try:
-        return theirs.get_model(name, weights="DEFAULT").state_dict()
+        return _torchvision_models().get_model(name, weights="DEFAULT").state_dict()
     except Exception as error:
         raise DataFreeError(
             f"torchvision's weights of '{name}' could not be fetched ({str(error).strip().splitlines()[0]}); "
@@ -259,8 +254,9 @@ ARCHITECTURES = {
     "resnet18_cifar": CifarResNet18,
     "slim_vgg": SlimVGG,
     "mobilenet_v2_small": SmallMobileNetV2,
-    "efficientnet_lite0": _efficientnet_lite0,
-    "segmenter": _segmenter,
+    "efficientnet_lite0": _kept_in("efficientnet", "EfficientNetLite0"),
+    "segmenter": _kept_in("segmentation", "Segmenter"),
+    "deeplabv3plus": _kept_in("segmentation", "DeepLabV3Plus"),
     **{name: partial(FromTorchvision, name) for name in TORCHVISION_MODELS},
 }
 """Everything `build` and `load` know. Those with a file in data_stubs/models need no `weights`; nor does
@@ -328,7 +324,7 @@ def check_sha256(path: str | Path, expected: str) -> None:
 def load_state(model: nn.Module, state: dict[str, torch.Tensor], source: str) -> nn.Module:
     """Copy a state dict into `model`, naming what is missing, unexpected or of another shape."""
     own = model.state_dict()
-    if isinstance(model, FromTorchvision) and not any(k.startswith("network.") for k in state):
+    if hasattr(model, "network") and not any(k.startswith("network.") for k in state):
         state = {f"network.{k}": v for k, v in state.items()}
     state = {k: v.to(torch.float32) if v.is_floating_point() else v for k, v in state.items()}
     optional = {k for k in own if k.startswith("normalize.") or k.endswith("num_batches_tracked")}
@@ -374,7 +370,7 @@ def _embedded(name: str, trained_on: str, suffix: str, missing: str) -> Path:
     return stub_path(f"{folder}/{name}{suffix}", missing=missing)
 
 
-def _classes(state: dict[str, torch.Tensor]) -> dict[str, int]:
+def classes_of(state: dict[str, torch.Tensor]) -> dict[str, int]:
     """How many classes the last linear layer of a state dict tells apart; nothing where there is none."""
     biases = {k.removesuffix("bias") + "weight": len(v) for k, v in state.items() if k.endswith("bias") and v.ndim == 1}
     rows = [len(v) for k, v in sorted(state.items()) if v.ndim == 2 and biases.get(k) == len(v)]
@@ -414,7 +410,7 @@ def load(
         raise DataFreeError(
             f"weights '{path}' carry no input normalisation; give mean=(...) and std=(...) as used when it was trained."
         )
-    model = build(name, **(_classes(state) | settings))
+    model = build(name, **(classes_of(state) | settings))
     own = {k: v.clone() for k, v in model.normalize.state_dict().items()} if "mean" in settings else {}
     load_state(model, state, f"'{path}'")
     if any(not torch.allclose(v, model.normalize.state_dict()[k]) for k, v in own.items()):

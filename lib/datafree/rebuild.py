@@ -1,0 +1,101 @@
+"""The network that `datafree compress` wrote: its structure from its report, its values from its weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from . import models, quantize
+from .errors import DataFreeError
+from .graph import fold_all, trace
+from .papers import frandi, frandi_quantization, knowledge_within, layerwise_pruning, layerwise_quantization, udfc
+from .params import Strict, build
+
+State = dict[str, torch.Tensor]
+
+
+def _rounded(model: nn.Module, config: Strict, report: dict, state: State) -> nn.Module:
+    return quantize.quantized(
+        model, config.weight_bits, config.act_bits, edge_bits=config.edge_bits, per_channel=config.per_channel
+    )
+
+
+def _on_levels(model: nn.Module, config: Strict, report: dict, state: State) -> nn.Module:
+    graph = trace(model)
+    return layerwise_quantization.with_levels(layerwise_quantization.prepare(model, graph, config)[0], graph, config)
+
+
+def _fused(model: nn.Module, config: Strict, report: dict, state: State) -> nn.Module:
+    return fold_all(model)
+
+
+def _thinner(model: nn.Module, config: Strict, report: dict, state: State) -> nn.Module:
+    """The same modules with as many channels as the weights have."""
+    for name, value in state.items():
+        owner, _, leaf = name.rpartition(".")
+        module = model.get_submodule(owner)
+        if getattr(module, leaf, None) is None:  # a repair added it
+            setattr(module, leaf, nn.Parameter(torch.empty_like(value), value.is_floating_point()))
+        elif getattr(module, leaf).shape != value.shape:
+            getattr(module, leaf).data = torch.empty_like(value)
+        if isinstance(module, nn.Conv2d) and leaf == "weight":
+            module.groups = module.groups if module.groups == 1 else len(value)
+            module.out_channels, module.in_channels = len(value), value.shape[1] * module.groups
+    return model
+
+
+def _split_or_masked(model: nn.Module, config: Strict, report: dict, state: State) -> nn.Module:
+    kind = frandi.COMPRESSORS[config.compressor]
+    return kind(model, tuple(report["shape"])).network(report["ranks"])
+
+
+class Method(NamedTuple):
+    """A configuration, and what makes a network of the compressed structure: (network, configuration, report, state)."""
+
+    config: type[Strict]
+    structure: Callable[[nn.Module, Strict, dict, State], nn.Module]
+
+
+METHODS = {
+    "knowledge_within": Method(knowledge_within.KnowledgeWithin, _rounded),
+    "layer_wise": Method(layerwise_quantization.LayerWise, _on_levels),
+    "layer_wise_pruning": Method(layerwise_pruning.LayerWisePruning, _fused),
+    "udfc": Method(udfc.UDFC, _thinner),
+    "frandi": Method(frandi.FRanDI, _split_or_masked),
+    "frandi_quantization": Method(frandi_quantization.FRanDIQuantization, _rounded),
+}
+"""Name on the command line -> configuration and structure."""
+
+
+def read_report(path: Path) -> dict:
+    """A report of `datafree compress`; DataFreeError where it is none."""
+    try:
+        report = json.loads(Path(path).read_text())
+        report["config"].items(), report.setdefault("method", "KnowledgeWithin")
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise DataFreeError(f"'{path}' is not a report of `datafree compress`.") from None
+    return report
+
+
+def compressed(name: str, weights: Path | None, path: Path) -> nn.Module:
+    """The compressed network `name`, in evaluation mode, from the two files that `datafree compress` wrote."""
+    if weights is None or not Path(path).is_file():
+        raise DataFreeError(
+            "give --weights OUT.safetensors together with --report OUT.json, as `datafree compress` wrote them."
+        )
+    report = read_report(path)
+    method = next((m for m in METHODS.values() if m.config.__name__ == report["method"]), None)
+    if method is None:
+        raise DataFreeError(f"'{path}' names a method '{report['method']}' that is not known.")
+    config = build(method.config, report["config"], f"'{path}'")
+    state = models.read_state(weights)
+    try:
+        student = method.structure(models.build(name, **models.classes_of(state)), config, report, state)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DataFreeError(f"'{path}' does not describe what is in '{weights}' ({error}).") from None
+    return models.load_state(student, state, f"'{weights}'").eval()

@@ -147,7 +147,7 @@ def test_torchvision_sets_need_a_root_that_holds_them(name, tmp_path):
         data.load(name, root=tmp_path)
 
 
-@pytest.mark.parametrize(("name", "side"), [("cifar10", 32), ("imagenet", 224), ("voc2012", 224), ("mnist", 32)])
+@pytest.mark.parametrize(("name", "side"), [("cifar10", 32), ("imagenet", 224), ("mnist", 32)])
 def test_torchvision_images_become_one_size(name, side, tmp_path, monkeypatch):
     sizes = [(28, 28), (400, 300), (32, 32)]
     opened = [(Image.new("L", size, 50), k) for k, size in enumerate(sizes)]
@@ -155,12 +155,6 @@ def test_torchvision_images_become_one_size(name, side, tmp_path, monkeypatch):
     images = data.load(name, root=tmp_path)
     assert images.pixels.shape == (3, 3, side, side) and images.labels.tolist() == [0, 1, 2]
     assert images.pixels.unique().tolist() == [50]
-
-
-def test_torchvision_labels_that_are_no_class_count_as_none(tmp_path, monkeypatch):
-    mask = Image.new("L", (8, 8))
-    monkeypatch.setattr(data, "_torchvision_set", lambda *_: [(Image.new("RGB", (8, 8)), mask)])
-    assert data.load("voc2012", root=tmp_path).labels.tolist() == [-1]
 
 
 def test_unknown_names_splits_and_sizes():

@@ -17,6 +17,13 @@ from .paths import stub_path, verified
 
 CIFAR10_CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 FASHION_CLASSES = ["t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"]
+VOC_CLASSES = [
+    "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
+    "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+]  # fmt: skip
+VOC_SIDE = 512
+"""Side of the images of PASCAL VOC 2012. FRanDI has 513 (section 5.2); here it must be a multiple of 16."""
+
 EMBEDDED_SETS = {
     "cifar10-stub": ("cifar10", CIFAR10_CLASSES),
     "fashion-mnist-stub": ("fashion-mnist", FASHION_CLASSES),
@@ -61,6 +68,8 @@ class ImageSet:
 
     def per_class(self, count: int, seed: int = 0) -> ImageSet:
         """`count` images of each class, drawn with the given seed."""
+        if self.labels.ndim > 1:
+            raise DataFreeError(f"'{self.name}' labels pixels, so its images have no class to draw by.")
         generator = torch.Generator().manual_seed(seed)
         chosen = []
         for label in range(len(self.classes)):
@@ -129,10 +138,12 @@ def _read_image(path: Path, size: int | None) -> np.ndarray:
         raise DataFreeError(f"image '{path}' cannot be read ({error}); remove it or replace it.") from None
 
 
-def _centre_crop(image: Image.Image, size: int) -> Image.Image:
-    """Shorter side to size * 256 / 224 (bilinear), then the centre: the usual ImageNet evaluation."""
-    scale = round(size * 256 / 224) / min(image.size)
-    image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BILINEAR)
+def _centre_crop(
+    image: Image.Image, size: int, shorter: int | None = None, how: Image.Resampling = Image.Resampling.BILINEAR
+) -> Image.Image:
+    """Shorter side to `shorter` (default: size * 256 / 224, the usual ImageNet evaluation), then the centre."""
+    scale = (shorter or round(size * 256 / 224)) / min(image.size)
+    image = image.resize((round(image.width * scale), round(image.height * scale)), how)
     left, top = (image.width - size) // 2, (image.height - size) // 2
     return image.crop((left, top, left + size, top + size))
 
@@ -218,8 +229,9 @@ def load(
         root: where torchvision's data sets lie.
         download: let torchvision fetch them.
         size: resize and centre-crop to size x size; None keeps the size of a folder's files, and means
-            224 for imagenet and voc2012, 32 for all other sets.
-        limit: read at most so many images of a folder or of imagenet, equally many of each class; or so many scenes.
+            224 for imagenet, 512 for voc2012, 64 for scenes, 32 for all other sets.
+        limit: read at most so many images of a folder or of imagenet, equally many of each class; or so many scenes,
+            or images of voc2012.
     """
     if split not in ("train", "test"):
         raise DataFreeError(f"split '{split}' is not known; use 'train' or 'test'.")
@@ -234,8 +246,10 @@ def load(
     if name.startswith("folder:"):
         return _folder(Path(name.removeprefix("folder:")), split, size, limit)
     if name in TORCHVISION_SETS:
-        side = size or (224 if name in ("imagenet", "voc2012") else 32)
+        side = size or {"imagenet": 224, "voc2012": VOC_SIDE}.get(name, 32)
         opened = _torchvision_set(name, split, Path(root) if root else None, download)
+        if name == "voc2012":
+            return _voc(opened, f"{name}/{split}", side, limit)
         return _from_torchvision(opened, f"{name}/{split}", side, limit if name == "imagenet" else None)
     raise DataFreeError(
         f"data set '{name}' is not known; use 'folder:PATH' or one of {', '.join((*EMBEDDED_SETS, 'scenes', *TORCHVISION_SETS))}."
@@ -258,6 +272,18 @@ def _from_torchvision(dataset, name: str, size: int, limit: int | None = None) -
     pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
     classes = [str(c) for c in getattr(dataset, "classes", sorted(set(labels)))]
     return ImageSet(pixels, torch.tensor(labels), classes, name)
+
+
+def _voc(dataset, name: str, size: int, limit: int | None) -> ImageSet:
+    """Images and labels of every pixel; the border between objects, 255 in the files, has no label."""
+    generator = torch.Generator().manual_seed(0)
+    places = torch.randperm(len(dataset), generator=generator)[:limit].sort().values.tolist()
+    images, masks = [], []
+    for image, mask in map(dataset.__getitem__, places):
+        images.append(np.asarray(_centre_crop(image.convert("RGB"), size, size)))
+        masks.append(np.asarray(_centre_crop(mask, size, size, Image.Resampling.NEAREST)).astype(np.int8))  # 255 is -1
+    pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
+    return ImageSet(pixels, torch.from_numpy(np.stack(masks)), VOC_CLASSES, name)
 
 
 def augment(x: torch.Tensor, generator: torch.Generator, pad: int = 4) -> torch.Tensor:

@@ -55,6 +55,8 @@ def outputs(model: nn.Module, images: ImageSet, batch: int = 250, bf16: bool = F
 
 def topk(model: nn.Module, images: ImageSet, k: int = 1, batch: int = 250, bf16: bool = False) -> float:
     """Share of images, in percent, whose label is among the k largest outputs."""
+    if images.labels.ndim > 1:
+        raise DataFreeError(f"'{images.name}' labels pixels; use segmentation.mean_iou, accuracy is for whole images.")
     if (images.labels < 0).any():
         raise DataFreeError(f"'{images.name}' has images without labels; accuracy needs labels, agreement does not.")
     logits = outputs(model, images, batch, bf16)

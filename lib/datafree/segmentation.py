@@ -9,7 +9,7 @@ from .compute import autocast
 from .data import ImageSet
 from .errors import DataFreeError
 from .evaluate import evaluating
-from .models import CIFAR_MEAN, CIFAR_STD, BasicBlock, Normalize
+from .models import CIFAR_MEAN, CIFAR_STD, IMAGENET_MEAN, IMAGENET_STD, BasicBlock, Normalize
 
 
 def _unit(inputs: int, outputs: int, kernel: int = 1, dilation: int = 1) -> nn.Sequential:
@@ -73,6 +73,31 @@ class Segmenter(nn.Module):
         coarse = self.aspp(self.layer3(self.layer2(fine)))
         joined = torch.cat([self.enlarge(coarse), self.low(fine)], 1)
         return self.finish(self.classify(self.merge(joined)))
+
+
+class DeepLabV3Plus(nn.Module):
+    """DeepLabV3+ of the package segmentation_models_pytorch behind its input normalisation, for PASCAL VOC's 21 classes.
+
+    `network` has the package's own key names. The paper does not name the encoder. Only convolutions of more than a pixel
+    can be split, and a ResNet-50 has too few of them for the printed reductions; a ResNet-34 has enough.
+    Sides of images must be multiples of sixteen.
+    """
+
+    def __init__(self, classes: int = 21, mean=IMAGENET_MEAN, std=IMAGENET_STD, encoder: str = "resnet34"):
+        super().__init__()
+        try:
+            import segmentation_models_pytorch as theirs
+        except ImportError:
+            raise DataFreeError(
+                "'deeplabv3plus' needs the package segmentation_models_pytorch, which is optional; "
+                "install it with: pip install 'datafree[segmentation]'."
+            ) from None
+        self.normalize = Normalize(mean, std)
+        self.network = theirs.DeepLabV3Plus(encoder_name=encoder, encoder_weights=None, classes=classes)
+
+    def forward(self, x):  # the network's own forward also asks for the size, which torch.fx cannot follow
+        net = self.network
+        return net.segmentation_head(net.decoder(net.encoder(self.normalize(x))))
 
 
 def confusion(predicted: torch.Tensor, labels: torch.Tensor, classes: int) -> torch.Tensor:

@@ -98,5 +98,5 @@ def methods(name: Annotated[str, typer.Argument(help="of one method; without it 
     if name:
         typer.echo("\n".join(_lines(configuration(name))))
         return
-    for each, (config, _) in METHODS.items():
-        typer.echo(f"{each}: {(config.__doc__ or '').strip().splitlines()[0]}")
+    for each, method in METHODS.items():
+        typer.echo(f"{each}: {method.about}")

@@ -55,19 +55,40 @@ def _split_or_masked(model: nn.Module, config: Strict, report: dict, state: Stat
 
 
 class Method(NamedTuple):
-    """A configuration, and what makes a network of the compressed structure: (network, configuration, report, state)."""
+    """A configuration, what makes a network of the compressed structure, and the method in a line."""
 
     config: type[Strict]
     structure: Callable[[nn.Module, Strict, dict, State], nn.Module]
+    about: str
 
 
 METHODS = {
-    "knowledge_within": Method(knowledge_within.KnowledgeWithin, _rounded),
-    "layer_wise": Method(layerwise_quantization.LayerWise, _on_levels),
-    "layer_wise_pruning": Method(layerwise_pruning.LayerWisePruning, _fused),
-    "udfc": Method(udfc.UDFC, _thinner),
-    "frandi": Method(frandi.FRanDI, _split_or_masked),
-    "frandi_quantization": Method(frandi_quantization.FRanDIQuantization, _rounded),
+    "knowledge_within": Method(
+        knowledge_within.KnowledgeWithin,
+        _rounded,
+        "quantise; calibrate and distil on images that BatchNorm's statistics make (The Knowledge Within)",
+    ),
+    "layer_wise": Method(
+        layerwise_quantization.LayerWise,
+        _on_levels,
+        "quantise; equalise, absorb, correct, ranges from imitated inputs (Layer-Wise Data-Free CNN Compression)",
+    ),
+    "layer_wise_pruning": Method(
+        layerwise_pruning.LayerWisePruning,
+        _fused,
+        "prune weights; thresholds learnt layer by layer (Layer-Wise Data-Free CNN Compression)",
+    ),
+    "udfc": Method(
+        udfc.UDFC, _thinner, "prune channels, quantise weights; the next layer repairs the damage in closed form (UDFC)"
+    ),
+    "frandi": Method(
+        frandi.FRanDI,
+        _split_or_masked,
+        "split convolutions or prune weights; ranks by Output Discrepancy, features regressed (FRanDI)",
+    ),
+    "frandi_quantization": Method(
+        frandi_quantization.FRanDIQuantization, _rounded, "quantise; features regressed on synthetic images (FRanDI)"
+    ),
 }
 """Name on the command line -> configuration and structure."""
 

@@ -72,10 +72,10 @@ def evaluate(
     data: Data = "cifar10-stub",
     root: Root = None,
 ):
-    """Top-1 and top-5 accuracy of a network, float or compressed, on real test images."""
+    """Top-1 and top-5 accuracy of a network, float or compressed, on real test images; mean IoU where pixels have labels."""
     from . import data as images
     from . import evaluate as measure
-    from . import rebuild
+    from . import rebuild, segmentation
     from .models import image_size
 
     net = rebuild.compressed(model, weights, report) if report else network(model, weights, mean, std)
@@ -85,6 +85,8 @@ def evaluate(
         raise DataFreeError(
             f"'{test.name}' has {len(test.classes)} classes, {model} {classes}; give --data with images of its classes."
         )
-    typer.echo(
-        f"{model}: top-1 {measure.top1(net, test):.2f} %, top-5 {measure.top5(net, test):.2f} % on {len(test)} images"
-    )
+    if test.labels.ndim == 3:
+        found = f"mean IoU {segmentation.mean_iou(net, test):.2f} %"
+    else:
+        found = f"top-1 {measure.top1(net, test):.2f} %, top-5 {measure.top5(net, test):.2f} %"
+    typer.echo(f"{model}: {found} on {len(test)} images")

@@ -148,7 +148,7 @@ class TestNetworks:
 
     def test_an_unknown_layer_is_named(self, factors):
         for call in (factors.network, factors.macs, factors.parameters):
-            with pytest.raises(DataFreeError, match="'conv1' is no convolution that can be split"):
+            with pytest.raises(DataFreeError, match="'conv1' is no convolution that can be compressed"):
                 call({"conv1": 3})
 
     def test_a_wrong_rank_is_named(self, factors):
@@ -156,7 +156,7 @@ class TestNetworks:
             factors.network({"layer1.0.conv1": 49})
 
     def test_a_network_without_wide_kernels_is_refused(self):
-        with pytest.raises(DataFreeError, match="no convolution to split"):
+        with pytest.raises(DataFreeError, match="no convolution to compress"):
             Factorizer(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 1)), (3, 8, 8))
 
     def test_a_layer_that_runs_twice_stays(self):

@@ -4,6 +4,7 @@ from . import bn, data, evaluate, models, params, quantize, records
 from .compress import Result, compress
 from .errors import DataFreeError
 from .papers.frandi import FRanDI
+from .papers.frandi_quantization import FRanDIQuantization
 from .papers.knowledge_within import KnowledgeWithin, SynthesisConfig
 from .papers.layerwise_pruning import LayerWisePruning
 from .papers.layerwise_quantization import LayerWise
@@ -11,6 +12,6 @@ from .papers.udfc import UDFC
 
 __version__ = "0.1.0"
 __all__ = [
-    "DataFreeError", "FRanDI", "KnowledgeWithin", "LayerWise", "LayerWisePruning", "Result", "SynthesisConfig", "UDFC",
-    "bn", "compress", "data", "evaluate", "models", "params", "quantize", "records",
+    "DataFreeError", "FRanDI", "FRanDIQuantization", "KnowledgeWithin", "LayerWise", "LayerWisePruning", "Result",
+    "SynthesisConfig", "UDFC", "bn", "compress", "data", "evaluate", "models", "params", "quantize", "records",
 ]  # fmt: skip

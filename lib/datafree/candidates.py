@@ -1,4 +1,4 @@
-"""Many sets of ranks of one network on the same images, with what they share computed once."""
+"""Many sets of ranks, or of kept weights, of one network on the same images, with what they share computed once."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from . import bn
 from .compute import autocast
 from .data import ImageSet
 from .errors import DataFreeError
-from .factorize import Factorizer
 from .graph import fold_all, trace
+from .sites import Sites
 
 Row = tuple[int, ...]
-"""A set of ranks: one number a layer, in the order of `Factorizer.sites`."""
+"""A set of ranks: one number a layer, in the order of `Sites.sites`."""
 
 
 def common(a: Row, b: Row) -> int:
@@ -27,7 +27,7 @@ def common(a: Row, b: Row) -> int:
 
 
 class Candidates(fx.Interpreter):
-    """Runs the dense network node by node with the kernels of a rank in place; a split layer computes the same.
+    """Runs the dense network node by node with compact kernels in place; a compressed layer computes the same.
 
     Rows are run in sorted order, and each starts at the first layer whose rank differs from the row before.
 
@@ -37,7 +37,7 @@ class Candidates(fx.Interpreter):
         bf16: multiply in bfloat16.
     """
 
-    def __init__(self, factors: Factorizer, *, calibrated: bool = False, bf16: bool = False):
+    def __init__(self, factors: Sites, *, calibrated: bool = False, bf16: bool = False):
         self.factors, self.calibrated, self.bf16 = factors, calibrated, bf16
         self.wires = trace(factors.model)
         net = copy.deepcopy(factors.model).eval() if calibrated else fold_all(factors.model, self.wires)

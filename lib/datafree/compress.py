@@ -11,7 +11,7 @@ from torch import nn
 from . import bn, evaluate
 from .data import ImageSet
 from .errors import DataFreeError
-from .papers import frandi, knowledge_within, layerwise_pruning, layerwise_quantization, udfc
+from .papers import frandi, frandi_quantization, knowledge_within, layerwise_pruning, layerwise_quantization, udfc
 from .params import Strict
 
 METHODS = {
@@ -20,6 +20,7 @@ METHODS = {
     layerwise_pruning.LayerWisePruning: layerwise_pruning.compress,
     udfc.UDFC: udfc.compress,
     frandi.FRanDI: frandi.compress,
+    frandi_quantization.FRanDIQuantization: frandi_quantization.compress,
 }
 """Config class -> function (model, config, pool, shape) -> (network, report)."""
 
@@ -54,7 +55,7 @@ def compress(model: nn.Module, config: Strict, images: ImageSet | None = None, s
     Args:
         model: a trained network whose first layer normalises its input (datafree.models.Normalize).
         config: e.g. KnowledgeWithin(weight_bits=4, act_bits=4), LayerWise(weight_bits=4, act_bits=4), UDFC(prune_ratio=0.3, repair="gaussian"),
-            or FRanDI(reduction=4.0).
+            FRanDI(reduction=4.0), or FRanDIQuantization(weight_bits=4, act_bits=4).
         images: use these instead of generated ones.
         shape: of one image: for generation, and for the count of operations.
     Returns:

@@ -9,6 +9,7 @@ from torch import nn
 
 from .errors import DataFreeError
 from .graph import Feed, Graph, Pair
+from .quantize import QuantizedLayer
 
 SIGMAS = 3.0
 """Deviations below the mean that stay where they are when a bias is absorbed (Nagel et al., section 4.1.3)."""
@@ -148,3 +149,23 @@ def correct_bias(layer: nn.Conv2d | nn.Linear, weight: torch.Tensor, mean: torch
     positions = layer.in_features // len(mean) if isinstance(layer, nn.Linear) else 1
     offset = response_to_constant(lost, mean, positions)
     layer.bias = nn.Parameter(offset if layer.bias is None else layer.bias + offset)
+
+
+@torch.no_grad()
+def set_ranges(student: nn.Module, graph: Graph, moments: Moments) -> None:
+    """Ranges by six deviations and corrected biases for every `QuantizedLayer`, in place: from moments alone, no image.
+
+    Args:
+        student: a quantised copy of the fused network that the moments belong to.
+    """
+    for part in graph.layers:
+        layer, feed = student.get_submodule(part.name), graph.feeding(part.name)
+        if not isinstance(layer, QuantizedLayer):
+            raise DataFreeError(f"'{part.name}' is not quantised; give a network that `quantize.quantized` made.")
+        low, high = six_sigma_range(feed, moments, part.inputs)
+        layer.low.copy_(low.amin()), layer.high.copy_(high.amax()), layer.batches.fill_(1)
+        if has_moments(feed):
+            lost = copy.deepcopy(layer.inner)
+            lost.weight.data = layer.quantized_weight()
+            correct_bias(lost, layer.inner.weight, gaussian(feed, moments, part.inputs)[0])
+            layer.inner.bias = lost.bias

@@ -11,18 +11,14 @@ Ranks are a mapping from the names of convolutions to numbers; what it does not 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import nn
 
 from .errors import DataFreeError
-from .evaluate import count_macs, count_parameters, pass_once
 from .graph import put_module
-
-Ranks = Mapping[str, int]
+from .sites import Ranks, Site, Sites
 
 
 class Parts(NamedTuple):
@@ -128,83 +124,28 @@ def spatial_svd(conv: nn.Conv2d, rank: int, parts: Parts | None = None) -> nn.Se
     return nn.Sequential(first, second).train(conv.training)
 
 
-@dataclass(frozen=True)
-class Site:
-    """A convolution that can be split. Costs of its two parts are proportional to the rank."""
+class Factorizer(Sites):
+    """A network's convolutions, each decomposed once; every set of ranks is cut from these.
 
-    name: str
-    full_rank: int
-    weights: int
-    macs: int
-    weights_per_rank: int
-    macs_per_rank: int
+    The shortcuts of one pixel stay dense too.
+    """
 
-    @classmethod
-    def of(cls, name: str, conv: nn.Conv2d, seen: torch.Size, made: torch.Size) -> Site:
-        """`seen` and `made`: the shapes of its input and its output."""
+    NONE = "the first one stays as it is, and the others need one group and a kernel of more than one pixel."
+
+    def __init__(self, model: nn.Module, shape: tuple[int, int, int] = (3, 32, 32)):
+        super().__init__(model, shape)
+        self.parts = {name: decompose(model.get_submodule(name).weight) for name in self.sites}
+
+    def treats(self, conv: nn.Conv2d) -> bool:
+        return splittable(conv)
+
+    def _site(self, name: str, conv: nn.Conv2d, seen: torch.Size, made: torch.Size) -> Site:
         (height, width), i, o = conv.kernel_size, conv.in_channels, conv.out_channels
         columns, rows = i * height, o * width
-        return cls(
+        return Site(
             name, min(columns, rows), conv.weight.numel(), conv.weight.numel() * made[2] * made[3],
             columns + rows, columns * made[2] * seen[3] + rows * made[2] * made[3],
         )  # fmt: skip
-
-    def rank(self, share: float) -> int:
-        """The rank that keeps about this share of the weights, at least one."""
-        return max(1, min(self.full_rank, round(share * self.weights / self.weights_per_rank)))
-
-
-class Factorizer:
-    """A network's convolutions, each decomposed once; every set of ranks is cut from these.
-
-    Args:
-        model: left as it is.
-        shape: of one image; it decides the number of operations.
-
-    The first convolution that runs, the shortcuts of one pixel, the classifier and layers that run twice stay dense.
-    """
-
-    def __init__(self, model: nn.Module, shape: tuple[int, int, int] = (3, 32, 32)):
-        self.model, self.shape = model, tuple(shape)
-        sizes = self._sizes()
-        self.sites = {
-            name: Site.of(name, model.get_submodule(name), *seen[0])
-            for name, seen in list(sizes.items())[1:]
-            if len(seen) == 1 and splittable(model.get_submodule(name))
-        }
-        if not self.sites:
-            raise DataFreeError(
-                f"{type(model).__name__} has no convolution to split: the first one stays as it is, and the others "
-                "need one group and a kernel of more than one pixel."
-            )
-        self.parts = {name: decompose(model.get_submodule(name).weight) for name in self.sites}
-        self.dense_macs, self.dense_parameters = count_macs(model, self.shape), count_parameters(model)
-
-    def _sizes(self) -> dict[str, list[tuple[torch.Size, torch.Size]]]:
-        """Convolution -> shapes of input and output at each of its uses, in the order they run."""
-        seen: dict[str, list] = {}
-        handles = [
-            m.register_forward_hook(lambda _m, x, y, n=n: seen.setdefault(n, []).append((x[0].shape, y.shape)))
-            for n, m in self.model.named_modules() if isinstance(m, nn.Conv2d)
-        ]  # fmt: skip
-        pass_once(self.model, self.shape, handles)
-        return seen
-
-    def site(self, name: str) -> Site:
-        """The convolution of that name; DataFreeError where it cannot be split or is not there."""
-        if name not in self.sites:
-            raise DataFreeError(f"'{name}' is no convolution that can be split; these can: {', '.join(self.sites)}.")
-        return self.sites[name]
-
-    def macs(self, ranks: Ranks) -> int:
-        """Multiply-accumulates of one image with these ranks, without building the network."""
-        sites = [(self.site(name), rank) for name, rank in ranks.items()]
-        return self.dense_macs + sum(rank * site.macs_per_rank - site.macs for site, rank in sites)
-
-    def parameters(self, ranks: Ranks) -> int:
-        """Trainable values with these ranks."""
-        sites = [(self.site(name), rank) for name, rank in ranks.items()]
-        return self.dense_parameters + sum(rank * site.weights_per_rank - site.weights for site, rank in sites)
 
     def compact(self, name: str, rank: int) -> torch.Tensor:
         """The dense kernel of this rank."""

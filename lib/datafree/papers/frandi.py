@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import nn
 
 from .. import bn, data
@@ -25,9 +25,11 @@ from ..factorize import Factorizer
 from ..generative import optimise_images, total_variation
 from ..graph import trace
 from ..params import Strict
+from ..prune import Pruner
+from ..sites import Sites
 
 Rows = Sequence[tuple[int, ...]]
-"""Sets of ranks: one number a layer, in the order of `Factorizer.sites`."""
+"""Sets of ranks, or of kept weights: one number a layer, in the order of `Sites.sites`."""
 
 
 class Synthesis(FitConfig):
@@ -63,11 +65,17 @@ class Recovery(FitConfig):
     seed: int = Field(0, ge=0)
 
 
+COMPRESSORS: dict[str, type[Sites]] = {"spatial_svd": Factorizer, "magnitude": Pruner}
+
+
 class FRanDI(Strict):
     """What `datafree.compress` needs to know for this paper: the budget, the search, synthesis and recovery."""
 
+    compressor: Literal["spatial_svd", "magnitude"] = Field(
+        "spatial_svd", description="what is chosen for each layer: a rank, or how many weights stay (table 4)"
+    )
     reduction: float = Field(4.0, gt=1, description="1 / alpha of eq. 7: how many times less the network may cost")
-    budget: Literal["flops", "parameters"] = Field("flops", description="C of eq. 7")
+    budget: Literal["flops", "parameters"] = Field("flops", description="C of eq. 7; masks save parameters only")
     tolerance: float = Field(0.01, gt=0, lt=1, description="Delta alpha of eq. 7; not given")
     lowest: float = Field(0.5, gt=0, description="r_min as a share of alpha; not given")
     highest: float = Field(1.5, gt=0, description="r_max as a share of alpha, one at most; not given")
@@ -79,6 +87,12 @@ class FRanDI(Strict):
     recovery: Recovery | None = Recovery()
     precision: Precision = Field("auto", description="of the candidates' passes")
     seed: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _masks_save_no_operations(self):
+        if self.compressor == "magnitude" and self.budget == "flops":
+            raise ValueError("pruned weights save no operations; give budget='parameters' with compressor='magnitude'")
+        return self
 
     @property
     def range(self) -> tuple[float, float]:
@@ -301,12 +315,12 @@ def within_budget(cost: torch.Tensor, dense: float, config: FRanDI) -> torch.Ten
 
 
 class Sampler:
-    """Draws ranks at random and keeps those that fit the budget; costs come from a product of matrices."""
+    """Draws ranks, or counts of weights, at random and keeps those that fit the budget; costs come from a product of matrices."""
 
     DRAWS, ROUNDS = 4096, 25
     """Sets drawn at once, and how often before the budget counts as out of reach."""
 
-    def __init__(self, factors: Factorizer, config: FRanDI):
+    def __init__(self, factors: Sites, config: FRanDI):
         self.config, self.sites = config, list(factors.sites.values())
         self.generator = torch.Generator().manual_seed(config.seed)
         flops = config.budget == "flops"
@@ -338,7 +352,7 @@ class Sampler:
             return row
         low, high = self.config.range
         raise DataFreeError(
-            f"of {self.ROUNDS * self.DRAWS} random sets of ranks none costs {self.config.reduction:g} times less within "
+            f"of {self.ROUNDS * self.DRAWS} random sets none costs {self.config.reduction:g} times less within "
             f"{self.config.tolerance:g}; layers that stay dense cost {self.rest / self.dense:.3f} of the network, and the "
             f"others keep {low:.3f} to {high:.3f}. Ask for less reduction, or a wider tolerance or range."
         )
@@ -357,7 +371,7 @@ class Sampler:
 
 @torch.no_grad()
 def discrepancies(
-    factors: Factorizer, rows: Rows, pool: data.ImageSet, *, calibrated: bool = False, precision: str = "auto"
+    factors: Sites, rows: Rows, pool: data.ImageSet, *, calibrated: bool = False, precision: str = "auto"
 ) -> list[float]:
     """Output Discrepancy of each set of ranks on `pool`; the dense network's outputs are computed once.
 
@@ -378,7 +392,7 @@ class Found(NamedTuple):
     scores: list[float]
 
 
-def search(factors: Factorizer, pool: data.ImageSet, config: FRanDI) -> Found:
+def search(factors: Sites, pool: data.ImageSet, config: FRanDI) -> Found:
     """The candidate of lowest Output Discrepancy among random ones that fit the budget (section 3.3)."""
     rows = Sampler(factors, config).rows()
     scores = discrepancies(factors, rows, pool, calibrated=config.calibrated, precision=config.precision)
@@ -391,8 +405,8 @@ def search(factors: Factorizer, pool: data.ImageSet, config: FRanDI) -> Found:
 def compress(
     model: nn.Module, config: FRanDI, pool: data.ImageSet | None, shape: tuple[int, int, int]
 ) -> tuple[nn.Module, dict]:
-    """Search ranks, split the layers, calibrate BatchNorm, regress features; all on one set of synthetic images."""
-    factors = Factorizer(model, shape)
+    """Search, compress, calibrate BatchNorm, regress features; all on one set of synthetic images."""
+    factors = COMPRESSORS[config.compressor](model, shape)
     report: dict = {"images": "given"}
     if pool is None:
         pool, history = synthesize(model, config.synthesis, shape)
@@ -401,7 +415,9 @@ def compress(
     student = factors.network(found.ranks)
     if any(isinstance(m, nn.BatchNorm2d) for m in student.modules()):
         bn.recalibrate(student, pool)
-    report |= {"ranks": found.ranks, "output_discrepancy": min(found.scores), "candidates": len(found.rows)}
+    report |= {"ranks": found.ranks, "kept_parameters": factors.parameters(found.ranks)}
+    report |= {"output_discrepancy": min(found.scores), "candidates": len(found.rows)}
     if config.recovery:
-        report["regression_loss"] = Regression(student, model, list(found.ranks), pool, config.recovery).run()[-1]
+        with factors.held(student, found.ranks):
+            report["regression_loss"] = Regression(student, model, list(found.ranks), pool, config.recovery).run()[-1]
     return student, report

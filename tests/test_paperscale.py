@@ -48,6 +48,22 @@ def test_methods_of_quantisation_are_listed_by_network_and_width():
     assert "| vgg, 8 bit | here | 80 | – | 82 |" in text and "| 7 bit | here | 5 | 81 |" in text
 
 
+def test_stages_of_recovery_and_steps_of_synthesis_are_listed():
+    stages = {"float": 91.0, "compressed": 30.0, "recovered": 85.0, "share of the rest that recovery brings back": 0.6}
+    steps = {"steps": [125, 500], "top1": [80.0, 84.0], "J_KL": [0.5, 0.1]}
+    text = paperscale.page([record("09_frandi_recovery", stages=stages, synthesis_steps=steps)])
+    assert "| resnet44 | here | 91 | 30 | 85 |" in text and "| | | 125 steps | 500 steps |" in text.replace(
+        "|  |  |", "| | |"
+    )
+    assert "| divergence (nats) | here | 0.5 | 0.1 |" in text
+
+
+def test_searched_networks_are_listed_by_reduction():
+    rows = [{"network": "vgg", "times fewer FLOPs": 2.995, "float": 90.0, "recovered": 85.0}]
+    text = paperscale.page([record("10_frandi_selection", table5=rows)])
+    assert "| vgg, 3 times fewer FLOPs | here | 90 | 85 |" in text
+
+
 def test_repairs_are_listed_by_pruned_share():
     shares = {"shares": [0.3, 0.5], "by l2 norm": {"no repair": [70.0, 20.0], "closed form": [78.0, 44.0]}}
     text = paperscale.page([record("08_udfc", top1_by_share=shares)])

@@ -22,6 +22,9 @@ CALIBRATION = {"4w8a, 8-bit edges": ("4w8a", 8), "4w4a": ("4w4a", None), "2w4a, 
 KERNELS = {"I": "inception", "BNS + I": "bns_plus_inception"}
 """Sources whose images are smoothed, and their columns in table 5."""
 
+UNIT = {"bits": "bit"}
+"""Names of numbers that label rows, as they are written behind the number."""
+
 Rows = list[list[str]]
 Table = tuple[list[str], Rows]
 """Heads of the columns of numbers, and rows: label, whose, numbers."""
@@ -78,7 +81,9 @@ def _methods(found: list[dict], metric: str, where: tuple[str, ...]) -> Table:
     methods = [name for name in first[0] if name not in where and "," not in name]
     rows = []
     for k, entry in enumerate(first):
-        label = ", ".join(f"{entry[name]} bit" if name == "bits" else str(entry[name]) for name in where)
+        label = ", ".join(
+            v if isinstance(v := entry[name], str) else f"{v:.3g} {UNIT.get(name, name)}" for name in where
+        )
         rows.append([label, "here", *(_values(r["metrics"][metric][k].get(m) for r in found) for m in methods)])
     return methods, rows
 
@@ -99,6 +104,30 @@ def repair(found: list[dict]) -> Table:
     by_norm = [r["metrics"]["top1_by_share"]["by l2 norm"] for r in found]
     rows = [[name, "here", *(_values(r[name][k] for r in by_norm) for k in range(len(shares)))] for name in by_norm[0]]
     return [f"{share:.0%} pruned" for share in shares], rows
+
+
+def recovery(found: list[dict]) -> Table:
+    """Chapter 09's network from its float state to the recovered one."""
+    columns = [name for name in found[0]["metrics"]["stages"] if "share" not in name]
+    here = [_values(r["metrics"]["stages"][name] for r in found) for name in columns]
+    return columns, [[found[0]["parameters"]["model"], "here", *here]]
+
+
+def synthesis_steps(found: list[dict]) -> Table:
+    """Chapter 09: how long the images are optimised."""
+    by_run = [r["metrics"]["synthesis_steps"] for r in found]
+    columns = [f"{n} steps" for n in by_run[0]["steps"]]
+    kinds = {"recovered (top-1, %)": "top1", "divergence (nats)": "J_KL"}
+    rows = [
+        [label, "here", *(_values(run[k][i] for run in by_run) for i in range(len(columns)))]
+        for label, k in kinds.items()
+    ]
+    return columns, rows
+
+
+def selection(found: list[dict]) -> Table:
+    """Table 5's shape of FRanDI, on the book's networks."""
+    return _methods(found, "table5", ("network", "times fewer FLOPs"))
 
 
 def distillation(found: list[dict]) -> Table:
@@ -125,6 +154,9 @@ TABLES = (
     ("06_lw_quantization", "Layer-wise quantisation, table I's shape (top-1, %)", quantization),
     ("06_lw_quantization", "EfficientNet-Lite0, agreement with its float self on ImageNet samples (%)", lite),
     ("08_udfc", "UDFC, channels pruned in the first layer of each pair (top-1, %)", repair),
+    ("09_frandi_recovery", "FRanDI, split convolutions recovered (top-1, %)", recovery),
+    ("09_frandi_recovery", "FRanDI, steps of synthesis", synthesis_steps),
+    ("10_frandi_selection", "FRanDI, table 5's shape (%)", selection),
 )
 """Notebook, title, and the function that makes the table."""
 
@@ -153,7 +185,7 @@ def page(found: list[dict]) -> str:
         "(paper-scale)=\n# At the paper's scale\n",
         "The chapters run in minutes on a small network. Below are runs with the first paper's network, a ResNet-44 "
         "that others trained, and with all of CIFAR-10. For the second paper they are the book's own networks on all "
-        "10,000 test images, and EfficientNet-Lite0 on real samples of ImageNet. "
+        "10,000 test images, and EfficientNet-Lite0 on real samples of ImageNet; for the fourth they are the book's own networks. "
         "`reduced` means that the synthesis, the distillation or the number of test images was cut to what two cores "
         "do in hours; the settings stand below each table. Means ± standard deviations, with the number of values.\n",
     ]

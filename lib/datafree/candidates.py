@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 
 import torch
@@ -112,3 +112,16 @@ class Candidates(fx.Interpreter):
                 for index, made in self.run_rows(x, rows):
                     parts[index].append(made.float())
         return [torch.cat(part) for part in parts]
+
+    def scores(
+        self, pool: ImageSet, rows: Sequence[Row], score: Callable[[torch.Tensor], float], batch: int = 256
+    ) -> list[float]:
+        """`score` of each row's outputs. Where the images make one batch, no two rows' outputs are held at once."""
+        if len(pool) > batch and not self.calibrated:
+            return [score(made) for made in self.outputs(pool, rows, batch)]
+        self._check(rows)
+        found = [0.0] * len(rows)
+        with autocast(self.bf16):
+            for index, made in self.run_rows(pool.floats(), rows):
+                found[index] = score(made.float())
+        return found

@@ -60,6 +60,13 @@ def sheet(rows: Mapping[str, torch.Tensor], columns: int = 10) -> plt.Figure:
     return figure
 
 
+def class_colours(labels: torch.Tensor) -> torch.Tensor:
+    """Labels of pixels [N, H, W] as colours [N, 3, H, W] for `sheet`: class 0 pale, no label (-1) black."""
+    table = torch.tensor([*(PALETTE[k % len(PALETTE)] for k in range(int(labels.max()))), (0.0, 0.0, 0.0)])
+    table = torch.cat([torch.full((1, 3), 0.9), table])
+    return table[labels.long()].permute(0, 3, 1, 2)
+
+
 def curves(
     panels: Mapping[str, Mapping[str, Sequence[float]]], *, x: Sequence[float] | None = None, xlabel: str, ylabels: Sequence[str],
     log: bool = False, outside: bool = False,

@@ -380,8 +380,8 @@ def discrepancies(
     """
     half = uses_bf16(precision)
     wanted = outputs(factors.model, pool, bf16=half)
-    made = Candidates(factors, calibrated=calibrated, bf16=half).outputs(pool, rows)
-    return [output_discrepancy(z, wanted).item() for z in made]
+    many = Candidates(factors, calibrated=calibrated, bf16=half)
+    return many.scores(pool, rows, lambda z: output_discrepancy(z, wanted).item())
 
 
 class Found(NamedTuple):

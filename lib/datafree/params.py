@@ -62,7 +62,7 @@ Triple = Annotated[
         description="three numbers for red, green and blue; empty: those stored with the weights",
     ),
 ]
-Data = Annotated[str, Field(min_length=1, description="cifar10-stub, a torchvision data set, or folder:PATH")]
+Data = Annotated[str, Field(min_length=1, description="cifar10-stub, scenes, a torchvision data set, or folder:PATH")]
 Root = Annotated[str, Field(description="folder of torchvision's data sets; empty for the embedded subset")]
 Precision = Annotated[
     compute.Precision,
@@ -71,6 +71,8 @@ Precision = Annotated[
 Batch = Annotated[int, Field(ge=2, le=4096, description="images a step")]
 Rate = Annotated[float, Field(gt=0, le=10, description="first learning rate of Adam on the images (not given)")]
 Copies = Annotated[int, Field(ge=1, le=16, description="augmented copies of each image a step (section 4.1: 4)")]
+NUMBERS = r"^\d+(\.\d+)?( \d+(\.\d+)?)*$"
+"""Pattern of numbers with a space between them."""
 TestImages = Annotated[int, Field(ge=10, le=1_000_000, description="test images to evaluate on, at most")]
 
 
@@ -258,9 +260,7 @@ class FRanDISelection(NotebookParameters):
     """Parameters of 10_frandi_selection."""
 
     second: Model = "slim_vgg"
-    reductions: str = Field(
-        "2 3 4", pattern=r"^\d+(\.\d+)?( \d+(\.\d+)?)*$", description="times fewer FLOPs, several, of table 5"
-    )
+    reductions: str = Field("2 3 4", pattern=NUMBERS, description="times fewer FLOPs, several, of table 5")
     images: int = Field(64, ge=4, le=4096, description="synthetic images of each network (section 5.1: 128 to 256)")
     synthesis_steps: int = Field(90, ge=2, le=100_000, description="steps of Adam on them (section 4: 500)")
     networks: int = Field(30, ge=4, le=10_000, description="random networks of figure 2 (50)")
@@ -269,6 +269,54 @@ class FRanDISelection(NotebookParameters):
     branches: int = Field(4, ge=0, le=1000, description="distinct first ranks of a search; 0: all independent")
     steps: int = Field(20, ge=1, le=100_000, description="steps of recovery (section 5.1: 500)")
     rate: float = Field(0.01, gt=0, le=10, description="first rate of recovery (section 5.1: 1e-3)")
+    test_images: TestImages = 300
+    precision: Precision = "auto"
+
+
+class FRanDIPruneQuantize(NotebookParameters):
+    """Parameters of 11_frandi_prune_quantize."""
+
+    images: int = Field(64, ge=16, le=4096, description="synthetic images (section 4.1: 256)")
+    synthesis_steps: int = Field(60, ge=2, le=100_000, description="steps of Adam on them (section 4: 500)")
+    kept: str = Field(
+        "0.5 0.3 0.2",
+        pattern=r"^0?\.\d+( 0?\.\d+)*$",
+        description="shares of the parameters that stay, between 0 and 1 (table 4: 0.5, 0.8)",
+    )
+    candidates: int = Field(30, ge=4, le=100_000, description="sets of shares of each search (not given)")
+    branches: int = Field(4, ge=0, le=1000, description="distinct first shares of a search; 0: all independent")
+    steps: int = Field(12, ge=2, le=100_000, description="steps of Feature Regression (table 4: 400)")
+    finetune_steps: int = Field(6, ge=1, le=100_000, description="steps of the shorter fine-tuning (table 4: 200)")
+    rate: float = Field(0.01, gt=0, le=10, description="first rate of Feature Regression (not given)")
+    quantize_rate: float = Field(0.003, gt=0, le=10, description="the same for rounded networks (not given)")
+    finetune_rate: float = Field(1e-3, gt=0, le=10, description="first rate of fine-tuning (not given)")
+    batch: Batch = 32
+    reduction: Reduction = 3.0
+    percents: str = Field(
+        "2 10 50 100",
+        pattern=r"^\d+(\.\d+)?( \d+(\.\d+)?)*$",
+        description="shares of the training images, in percent (table 6: 1 to 100)",
+    )
+    repeats: int = Field(2, ge=1, le=100, description="draws of each share (table 6: 5)")
+    mixed_steps: int = Field(8, ge=1, le=1_000_000, description="steps of fine-tuning on a share (not given)")
+    mixed_rate: float = Field(3e-4, gt=0, le=10, description="first rate of it (not given)")
+    test_images: TestImages = 500
+    precision: Precision = "auto"
+
+
+class FRanDISegmentation(NotebookParameters):
+    """Parameters of 12_frandi_segmentation."""
+
+    model: Model = "segmenter"
+    data: Data = "scenes"
+    reductions: str = Field("2.5 3", pattern=NUMBERS, description="times fewer FLOPs, rising (table 7)")
+    images: int = Field(16, ge=2, le=4096, description="synthetic images (section 5.2: 16)")
+    other_images: str = Field("4 8 32", pattern=r"^\d+( \d+)*$", description="further sizes of the set of images")
+    synthesis_steps: int = Field(200, ge=2, le=100_000, description="steps of Adam on them (section 4: 500)")
+    candidates: int = Field(60, ge=4, le=100_000, description="sets of ranks of each search (section 5.1: 500)")
+    branches: int = Field(4, ge=0, le=1000, description="distinct first ranks of a search; 0: all independent")
+    steps: int = Field(60, ge=1, le=100_000, description="steps of recovery (not given; section 5.1: 500)")
+    rate: float = Field(0.003, gt=0, le=10, description="first rate of recovery (not given)")
     test_images: TestImages = 300
     precision: Precision = "auto"
 
@@ -285,6 +333,8 @@ NOTEBOOKS: dict[str, type[Strict]] = {
     "08_udfc": UDFCRepair,
     "09_frandi_recovery": FRanDIRecovery,
     "10_frandi_selection": FRanDISelection,
+    "11_frandi_prune_quantize": FRanDIPruneQuantize,
+    "12_frandi_segmentation": FRanDISegmentation,
 }
 """The parameters of each notebook; the defaults are those of its parameters cell and of the profile 'book'."""
 

@@ -374,3 +374,27 @@ class TestCompress:
     def test_settings_out_of_range_are_refused(self, settings):
         with pytest.raises(ValueError):
             FRanDI(**settings)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("images", [1, 40])
+def test_distance_of_maps_and_its_gradient_are_those_of_the_formula(dtype, images):
+    generator = torch.Generator().manual_seed(0)
+    t = torch.randn(images, 3, 7, 7, generator=generator)
+    s = (2 * t + torch.randn(t.shape, generator=generator)).to(dtype)
+    t = t.to(dtype)
+    made, wide = s.clone().requires_grad_(), s.double().requires_grad_()
+    d = frandi.discrepancy(made, t)
+    expected = (wide / wide.norm() - t.double() / t.double().norm()).norm()
+    found, slope = (torch.autograd.grad(3 * v, x)[0].double() for v, x in ((d, made), (expected, wide)))
+    near = 0.02 if dtype == torch.bfloat16 else 1e-5
+    assert d.item() == pytest.approx(expected.item(), rel=near)
+    assert (found - slope).norm() < near * slope.norm()
+
+
+@pytest.mark.parametrize("size", [1e-6, 1.0, 1e6])
+def test_equal_and_empty_maps_have_finite_gradients(size):
+    s = size * torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    for a, b in ((s, s), (0 * s, s), (s, 0 * s), (0 * s, 0 * s)):
+        a = a.clone().requires_grad_()
+        assert torch.autograd.grad(frandi.discrepancy(a, b), a)[0].isfinite().all()

@@ -150,29 +150,37 @@ def synthesize(
 # Feature Regression (section 3.2) ---------------------------------------------------------------------------------
 
 
+def _length(x: torch.Tensor, images: int = 16) -> float:
+    """Norm of a map in single precision or better, a few images at a time, so that their wide copy stays in the cache."""
+    wide = torch.promote_types(x.dtype, torch.float32)
+    return torch.stack([torch.linalg.vector_norm(part, dtype=wide) for part in x.split(images)]).norm().item()
+
+
+SAME = 1e-12
+"""Distance below which two directions count as one: its inverse stays finite."""
+
+
 class _UnitDistance(torch.autograd.Function):
     """Distance of two tensors on the unit sphere; gradients reach the first one only.
 
-    With u and v of norm one and d = |u - v|, the product of u and (u - v) / d is d / 2. So the gradient through the
-    normalisation needs no sum of its own, and is (1/d - d/2) (u - v) - d/2 v over the norm of the first tensor.
+    With u = s/|s|, v = t/|t| and d = |u - v|, the product of u and (u - v) / d is d / 2. So the gradient through the
+    normalisation needs no sum of its own: it is (1/d - d/2) (u - v) - d/2 v over |s|. Neither u nor v is made; what is
+    kept is |t| (u - v), in the precision of the maps.
     """
 
     @staticmethod
     def forward(ctx, s, t):
-        wide, tiny = torch.promote_types(s.dtype, torch.float32), torch.finfo(torch.float32).tiny
-        length = torch.linalg.vector_norm(s, dtype=wide).clamp_min(tiny)
-        v = t.to(wide) / torch.linalg.vector_norm(t, dtype=wide).clamp_min(tiny)
-        difference = torch.addcmul(-v, s.to(wide), 1 / length)
-        distance = torch.linalg.vector_norm(difference)
-        ctx.save_for_backward(difference, v, length, distance.clamp_min(tiny))
-        ctx.dtype = s.dtype
-        return distance
+        length, other, t = _length(s), _length(t) or 1.0, t.to(s.dtype)
+        difference = (-t).add_(s, alpha=other / length if length else 0.0)
+        distance = _length(difference) / other
+        ctx.save_for_backward(difference, t)
+        ctx.scale, ctx.distance = (1 / (length * other) if length else 0.0), max(distance, SAME)
+        return torch.tensor(distance, dtype=torch.promote_types(s.dtype, torch.float32))
 
     @staticmethod
     def backward(ctx, grad):
-        difference, v, length, d = ctx.saved_tensors
-        scale = grad / length
-        return torch.addcmul(difference * (scale * (1 / d - d / 2)), v, -scale * d / 2).to(ctx.dtype), None
+        (difference, t), d, scale = ctx.saved_tensors, ctx.distance, grad.item() * ctx.scale
+        return (difference * (scale * (1 / d - d / 2))).sub_(t, alpha=scale * d / 2), None
 
 
 def discrepancy(student: torch.Tensor, teacher: torch.Tensor, scope: str = "tensor") -> torch.Tensor:

@@ -312,7 +312,7 @@ class FRanDISegmentation(NotebookParameters):
     reductions: str = Field("2.5 3", pattern=NUMBERS, description="times fewer FLOPs, rising (table 7)")
     images: int = Field(16, ge=2, le=4096, description="synthetic images (section 5.2: 16)")
     other_images: str = Field("4 8 32", pattern=r"^\d+( \d+)*$", description="further sizes of the set of images")
-    synthesis_steps: int = Field(200, ge=2, le=100_000, description="steps of Adam on them (section 4: 500)")
+    synthesis_steps: int = Field(160, ge=2, le=100_000, description="steps of Adam on them (section 4: 500)")
     candidates: int = Field(60, ge=4, le=100_000, description="sets of ranks of each search (section 5.1: 500)")
     branches: int = Field(4, ge=0, le=1000, description="distinct first ranks of a search; 0: all independent")
     steps: int = Field(60, ge=1, le=100_000, description="steps of recovery (not given; section 5.1: 500)")

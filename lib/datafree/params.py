@@ -7,15 +7,16 @@ out-of-range values are refused with one sentence before any work is done.
 from __future__ import annotations
 
 import difflib
-import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from . import compute, paths
 from .errors import DataFreeError
+from .texts import read_yaml as read_yaml
+from .texts import scalar as scalar
+from .texts import triple as triple
 
 
 class Strict(BaseModel):
@@ -300,6 +301,7 @@ class FRanDIPruneQuantize(NotebookParameters):
     repeats: int = Field(2, ge=1, le=100, description="draws of each share (table 6: 5)")
     mixed_steps: int = Field(8, ge=1, le=1_000_000, description="steps of fine-tuning on a share (not given)")
     mixed_rate: float = Field(3e-4, gt=0, le=10, description="first rate of it (not given)")
+    train_images: int = Field(500, ge=10, le=1_000_000, description="real training images, at most (paper: all)")
     test_images: TestImages = 500
     precision: Precision = "auto"
 
@@ -342,50 +344,6 @@ ASK = "?"
 """In a profile: a value that only the user can give."""
 
 _RUN_NAMES = ("seed", "profile")
-_CORE = (
-    (re.compile(r"(?i:true)"), lambda text: True),
-    (re.compile(r"(?i:false)"), lambda text: False),
-    (re.compile(r"(?i:null|~|)"), lambda text: None),
-    (re.compile(r"[-+]?\d{1,30}"), int),
-    (re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"), float),
-    (re.compile(r"(?i:[-+]?\.?(?:inf|infinity|nan))"), lambda text: float(text.replace(".", ""))),
-)
-
-
-def scalar(text: str) -> bool | int | float | str | None:
-    """What `text` means by the scalars of YAML 1.2: true, null, 3, 1e-3, .nan; anything else is text."""
-    for pattern, convert in _CORE:
-        if pattern.fullmatch(text):
-            return convert(text)
-    return text
-
-
-def triple(text: str) -> tuple[float, ...] | None:
-    """Three numbers from a parameter such as '0.485 0.456 0.406'; None where it is empty."""
-    return tuple(float(part) for part in text.replace(",", " ").split()) or None
-
-
-class _UniqueKeys(yaml.SafeLoader):
-    """A safe loader that refuses a key given twice."""
-
-    def construct_mapping(self, node, deep=False):
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        twice = next((k for i, k in enumerate(keys) if k in keys[:i]), None)
-        if twice is not None:
-            raise yaml.constructor.ConstructorError(None, None, f"key '{twice}' is given twice", node.start_mark)
-        return super().construct_mapping(node, deep)
-
-
-def read_yaml(path: Path) -> Any:
-    """The content of a YAML file; DataFreeError naming the file (and line) where it cannot be read."""
-    try:
-        return yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_UniqueKeys)  # noqa: S506 (a SafeLoader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        raise DataFreeError(f"'{path}'{line} is not valid YAML ({getattr(error, 'problem', error)}).") from None
-    except (OSError, UnicodeDecodeError, TypeError) as error:
-        raise DataFreeError(f"'{path}' cannot be read ({error}).") from None
 
 
 def parameters_of(notebook: str) -> type[Strict]:

@@ -10,7 +10,7 @@ from test_train import interrupted
 from torch import nn
 
 import datafree
-from datafree import bn, data, evaluate, factorize, models, scenes, segmentation, train
+from datafree import bn, chapters, data, evaluate, factorize, models, params, scenes, segmentation, train
 from datafree.candidates import Candidates
 from datafree.errors import DataFreeError
 from datafree.graph import trace
@@ -280,6 +280,14 @@ def test_voc_is_read_with_labels_for_pixels(voc):
     assert len(images.classes) == 21 and set(images.labels.unique().tolist()) == {-1, 0, 5, 6, 7}
     assert len(data.load("voc2012", "train", root=voc, limit=2)) == 2
     assert data.load("voc2012", "test", root=voc, limit=1).pixels.shape[2:] == (data.VOC_SIDE, data.VOC_SIDE)
+
+
+def test_the_profile_paper_asks_for_data_and_weights_only(voc):
+    with pytest.raises(DataFreeError, match="leaves weights, root to you"):
+        params.resolve("12_frandi_segmentation", "paper")
+    config = params.resolve("12_frandi_segmentation", "paper", {"root": str(voc), "weights": "w.pt"})
+    assert (config.model, config.reductions, config.images) == ("deeplabv3plus", "2.5 3", 16)
+    assert chapters.images(config, "test", 2).pixels.shape == (2, 3, data.VOC_SIDE, data.VOC_SIDE)
 
 
 def test_pixels_without_label_do_not_count(voc):

@@ -303,7 +303,7 @@ def test_pixels_without_label_do_not_count(voc):
 
 def test_deeplab_needs_its_package_and_says_so(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "segmentation_models_pytorch", None)
-    with pytest.raises(DataFreeError, match="pip install 'datafree.segmentation.'"):
+    with pytest.raises(DataFreeError, match="pip install 'segmentation-models-pytorch"):
         models.build("deeplabv3plus")
 
 

@@ -90,7 +90,7 @@ class DeepLabV3Plus(nn.Module):
         except ImportError:
             raise DataFreeError(
                 "'deeplabv3plus' needs the package segmentation_models_pytorch, which is optional; "
-                "install it with: pip install 'datafree[segmentation]'."
+                "install it with: pip install 'segmentation-models-pytorch>=0.5,<0.6'."
             ) from None
         self.normalize = Normalize(mean, std)
         self.network = theirs.DeepLabV3Plus(encoder_name=encoder, encoder_weights=None, classes=classes)

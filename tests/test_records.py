@@ -55,7 +55,7 @@ def test_a_run_leaves_one_whole_record(places, capsys):
     assert record["metrics"] == {"jkl": 0.25, "curve": [1.0, 2.0]}
     assert record["claims"][0]["measured"] == {"end": [0.5, 0.25]} and record["claims"][0]["scale"] == "book"
     assert record["command"] == f"datafree run {NAME} --profile book --seed 3"
-    assert record["seconds"] >= 0 and record["peak_memory_mb"] > 10
+    assert record["seconds"] >= 0 and record["cpu_seconds"] >= 0 and record["peak_memory_mb"] > 10
     assert record["provenance"]["packages"]["torch"] and record["overrides"] == {}
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith(f"{NAME} · profile book · seed 3 · commit ")

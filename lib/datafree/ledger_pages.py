@@ -187,6 +187,7 @@ def runtimes_page(found: list[dict[str, Any]]) -> str:
         [
             f"{{download}}`{record['notebook']}, {record['profile']}, seed {record['seed']} <{ledger.place(record)}>`",
             f"{record['seconds']:.0f}",
+            "–" if record.get("cpu_seconds") is None else f"{record['cpu_seconds']:.0f}",
             f"{record['peak_memory_mb']:.0f}",
             str(machines.index(_machine(record)) + 1),
             escaped(record["started"][:10]),
@@ -194,10 +195,14 @@ def runtimes_page(found: list[dict[str, Any]]) -> str:
         ]
         for record in found
     ]
-    table = _table(["Run (its record)", "Seconds", "Peak MiB", "Machine", "Date", "Commit"], rows)
+    table = _table(["Run (its record)", "Seconds", "CPU seconds", "Peak MiB", "Machine", "Date", "Commit"], rows)
     names = "\n".join(f"- Machine {number}: {name}" for number, name in enumerate(machines, 1))
     body = f"{table}\n{names}\n" if rows else "No run is recorded yet.\n"
-    return "(runtimes)=\n# Run times\n\nWhat each recorded run took, from its first cell to its last.\n\n" + body
+    head = (
+        "(runtimes)=\n# Run times\n\nWhat each recorded run took, from its first cell to its last. CPU seconds are those of "
+        "all cores together. Many more seconds than these mean that the machine had other work at the time.\n\n"
+    )
+    return head + body
 
 
 def write_pages(folder: Path, notebook_folder: Path | None = None) -> list[Path]:

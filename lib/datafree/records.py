@@ -61,6 +61,7 @@ class Record(Strict):
     provenance: dict[str, Any]
     started: str
     seconds: Annotated[float, Field(ge=0)]
+    cpu_seconds: Annotated[float, Field(ge=0)] | None = None
     peak_memory_mb: Annotated[float, Field(ge=0)]
     metrics: dict[str, Any]
     claims: list[ClaimEntry]
@@ -190,6 +191,7 @@ class Chapter:
         self.config = config
         self._started = datetime.datetime.now(datetime.UTC)
         self._clock = time.perf_counter()
+        self._cpu = time.process_time()
         self._provenance = provenance()
         self._metrics: dict[str, Any] = {}
         self._claims: dict[str, dict] = {}
@@ -283,6 +285,7 @@ class Chapter:
             "provenance": self._provenance | {"written": now},
             "started": self._started.isoformat(timespec="seconds"),
             "seconds": round(time.perf_counter() - self._clock, 2),
+            "cpu_seconds": round(time.process_time() - self._cpu, 2),
             "peak_memory_mb": peak_memory_mb(),
             "metrics": self._metrics,
             "claims": list(self._claims.values()),

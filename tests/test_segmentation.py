@@ -10,7 +10,19 @@ from test_train import interrupted
 from torch import nn
 
 import datafree
-from datafree import bn, chapters, data, evaluate, factorize, models, params, scenes, segmentation, train
+from datafree import (
+    bn,
+    chapters,
+    data,
+    evaluate,
+    factorize,
+    models,
+    params,
+    scenes,
+    segmentation,
+    torchvision_shim,
+    train,
+)
 from datafree.candidates import Candidates
 from datafree.errors import DataFreeError
 from datafree.graph import trace
@@ -308,6 +320,7 @@ def test_deeplab_needs_its_package_and_says_so(monkeypatch):
 
 
 def test_deeplab_of_the_package(voc, tmp_path):
+    torchvision_shim.install()
     pytest.importorskip("segmentation_models_pytorch")
     torch.manual_seed(0)
     torch.save(models.build("deeplabv3plus").network.state_dict(), tmp_path / "w.pt")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from . import torchvision_shim
 from .compute import autocast
 from .data import ImageSet
 from .errors import DataFreeError
@@ -85,6 +86,7 @@ class DeepLabV3Plus(nn.Module):
 
     def __init__(self, classes: int = 21, mean=IMAGENET_MEAN, std=IMAGENET_STD, encoder: str = "resnet34"):
         super().__init__()
+        torchvision_shim.install()  # the package imports torchvision
         try:
             import segmentation_models_pytorch as theirs
         except ImportError:

@@ -73,14 +73,6 @@ def test_against_sets_of_pixels(pair):
         assert iou[k].isnan() if not a | b else iou[k].item() == pytest.approx(100 * len(a & b) / len(a | b))
 
 
-def test_against_scikit_learn():
-    metrics = pytest.importorskip("sklearn.metrics")
-    generator = torch.Generator().manual_seed(0)
-    labels, predicted = torch.randint(0, 6, (2, 500), generator=generator)
-    iou = segmentation.class_iou(segmentation.confusion(predicted, labels, 6))
-    assert iou.tolist() == pytest.approx(100 * metrics.jaccard_score(labels, predicted, average=None))
-
-
 class Oracle(nn.Module):
     """Gives each pixel the class that its first channel names; the side of the output may be cut."""
 

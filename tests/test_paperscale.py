@@ -64,6 +64,15 @@ def test_searched_networks_are_listed_by_reduction():
     assert "| vgg, 3 times fewer FLOPs | here | 90 | 85 |" in text
 
 
+def test_rounded_networks_stand_beside_the_paper():
+    table9 = [{"bits": "w3a3", "before": 60.0, "synthetic": 75.0, "real": 80.0}]
+    table6 = {"before": 78.0, "percent": [1.0, 100.0], "top1": [[80.0, 81.0], [82.0, 83.0]]}
+    text = paperscale.page([record("11_frandi_prune_quantize", table9=table9, table6=table6)])
+    printed = facts.paper_value("frandi", "T9", {"dataset": "CIFAR-10", "settings": "w3a3"}, "synthetic_data")[0]
+    assert "| w3a3 | here | 60 | 75 | 80 |" in text and f"| {printed} |" in text
+    assert "| none | 1 % | 100 % |" in text and "80.50 ± 0.71 (2)" in text and "73.55 ± 0.03" in text
+
+
 def test_repairs_are_listed_by_pruned_share():
     shares = {"shares": [0.3, 0.5], "by l2 norm": {"no repair": [70.0, 20.0], "closed form": [78.0, 44.0]}}
     text = paperscale.page([record("08_udfc", top1_by_share=shares)])

@@ -40,9 +40,9 @@ def _values(found: Iterable[Any]) -> str:
     return f"{statistics.mean(flat):.2f} ± {statistics.stdev(flat):.2f} ({len(flat)})"
 
 
-def _printed(table: str, where: dict, column: str) -> str:
+def _printed(table: str, where: dict, column: str, paper: str = PAPER) -> str:
     try:
-        value, spread = facts.paper_value(PAPER, table, where, column)
+        value, spread = facts.paper_value(paper, table, where, column)
     except DataFreeError:
         return "–"
     return f"{value}" if spread is None else f"{value} ± {spread}"
@@ -130,6 +130,28 @@ def selection(found: list[dict]) -> Table:
     return _methods(found, "table5", ("network", "times fewer FLOPs"))
 
 
+def rounding(found: list[dict]) -> Table:
+    """Table 9 of FRanDI: four widths before and after recovery, here and as printed for CIFAR-10."""
+    columns = {"before": "before_finetuning", "synthetic": "synthetic_data", "real": "real_data"}
+    rows: Rows = []
+    for k, entry in enumerate(found[0]["metrics"]["table9"]):
+        where = {"dataset": "CIFAR-10", "settings": entry["bits"]}
+        here = [_values(r["metrics"]["table9"][k][name] for r in found) for name in columns]
+        rows += _pair(entry["bits"], here, [_printed("T9", where, column, "frandi") for column in columns.values()])
+    return list(columns), rows
+
+
+def real_share(found: list[dict]) -> Table:
+    """Table 6 of FRanDI: fine-tuning on a share of the training images after recovery, here and as printed for CIFAR-100."""
+    by_run = [r["metrics"]["table6"] for r in found]
+    percents = by_run[0]["percent"]
+    here = [_values(run["top1"][k] for run in by_run) for k in range(len(percents))]
+    paper = [_printed("T6", {"dataset_percent": int(p)}, "top1", "frandi") for p in percents]
+    start = str(facts.table("frandi", "T6")["setting"]["top1_before_finetune"])
+    columns = ["none", *(f"{p:g} %" for p in percents)]
+    return columns, _pair("top-1 (%)", [_values(run["before"] for run in by_run), *here], [start, *paper])
+
+
 def distillation(found: list[dict]) -> Table:
     """Table 1's distillation row for 50 images a class, with the calibrated start."""
     where = {"stage": "kd", "model": "ResNet44", "samples_per_class": 50}
@@ -157,6 +179,8 @@ TABLES = (
     ("09_frandi_recovery", "FRanDI, split convolutions recovered (top-1, %)", recovery),
     ("09_frandi_recovery", "FRanDI, steps of synthesis", synthesis_steps),
     ("10_frandi_selection", "FRanDI, table 5's shape (%)", selection),
+    ("11_frandi_prune_quantize", "FRanDI, table 9, rounded networks (top-1, %)", rounding),
+    ("11_frandi_prune_quantize", "FRanDI, table 6, a share of real images after recovery", real_share),
 )
 """Notebook, title, and the function that makes the table."""
 

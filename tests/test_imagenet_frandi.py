@@ -21,7 +21,7 @@ def test_profiles_validate_and_ask_for_files_only(notebook, profile, asked):
     with pytest.raises(DataFreeError, match=f"leaves {asked} to you"):
         params.resolve(notebook, profile)
     config = params.resolve(notebook, profile, {name: "somewhere" for name in asked.split(", ")})
-    assert config.images >= (128 if profile == "reduced" else 256)
+    assert config.images >= (64 if profile == "reduced" else 256)
     assert config.synthesis_steps >= (250 if profile == "reduced" else 500)
 
 

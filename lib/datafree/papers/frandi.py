@@ -230,13 +230,16 @@ def distortion(layer: Callable, compact: torch.Tensor, weight: torch.Tensor, x: 
 
 
 class Regression:
-    """Student, teacher, images: `draw_loss` is what `fit` minimises. The teacher runs once over all images.
+    """Student, teacher, images: `draw_loss` is what `fit` minimises. The teacher runs once over all images, where they are few.
 
     Args:
         layers: names of the compressed convolutions, the same in both networks.
         distance: of two maps; default: Feature Discrepancy.
         watch: called with the number of steps done, before each step.
     """
+
+    KEPT = 1024
+    """Images whose features are kept; of larger sets the teacher sees each batch anew, for features fill the memory."""
 
     def __init__(
         self, student: nn.Module, teacher: nn.Module, layers: Sequence[str], pool: data.ImageSet, config: Recovery,
@@ -248,13 +251,13 @@ class Regression:
         self.layers = positions(teacher, layers, config.position)
         self.bf16 = uses_bf16(config.precision)
         self.generator = torch.Generator().manual_seed(config.seed)
-        self.wanted = self._features()
+        self.wanted = self._features(pool) if len(pool) <= max(self.KEPT, config.batch) else None
 
-    def _features(self) -> list[torch.Tensor]:
-        """What the teacher makes of all images at the layers, in the precision it was computed in."""
+    def _features(self, pool: data.ImageSet) -> list[torch.Tensor]:
+        """What the teacher makes of images at the layers, in the precision it was computed in."""
         parts = []
         with evaluating(self.teacher), torch.no_grad(), autocast(self.bf16), taps(self.teacher, self.layers) as seen:
-            for x, _ in self.pool.batches(self.config.batch):
+            for x, _ in pool.batches(self.config.batch):
                 self.teacher(x)
                 parts.append(list(seen))
         return [torch.cat(layer) for layer in zip(*parts)]
@@ -265,10 +268,11 @@ class Regression:
         self.done += 1
         whole = len(self.pool) <= self.config.batch
         index = slice(None) if whole else torch.randperm(len(self.pool), generator=self.generator)[: self.config.batch]
-        x = self.pool[index].floats()
+        drawn = self.pool[index]
+        wanted = [w[index] for w in self.wanted] if self.wanted else self._features(drawn)
         with autocast(self.bf16), taps(self.student, self.layers) as got:
-            self.student(x)
-        return feature_regression(got, [w[index] for w in self.wanted], self.distance)
+            self.student(drawn.floats())
+        return feature_regression(got, wanted, self.distance)
 
     def run(self, progress: bool = False) -> list[float]:
         """Train the student in place; both networks' modes are as before afterwards."""

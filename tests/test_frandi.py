@@ -403,3 +403,17 @@ def test_equal_and_empty_maps_have_finite_gradients(size):
     for a, b in ((s, s), (0 * s, s), (s, 0 * s), (0 * s, 0 * s)):
         a = a.clone().requires_grad_()
         assert torch.autograd.grad(frandi.discrepancy(a, b), a)[0].isfinite().all()
+
+
+def test_large_sets_are_regressed_without_keeping_their_features(net, factors, pool, monkeypatch):
+    ranks = {name: 2 for name in factors.sites}
+    config = frandi.Recovery(steps=3, batch=5, precision="float32")
+
+    def losses():
+        return frandi.Regression(factors.network(ranks), net, list(ranks), pool, config).run()
+
+    kept = losses()
+    monkeypatch.setattr(frandi.Regression, "KEPT", 1)
+    work = frandi.Regression(factors.network(ranks), net, list(ranks), pool, config)
+    assert work.wanted is None
+    assert losses() == pytest.approx(kept, rel=1e-4)

@@ -143,6 +143,10 @@ MISTAKES = {
         lambda t: ["compress", NETWORK, "--out", t / "o.safetensors", "-p", "a=2", "-p", "a.b=1"],
         "both as a value and as a group",
     ),
+    "groups in a value": (
+        lambda t: ["compress", NETWORK, "--out", t / "o.safetensors", "-p", "a=2", "-p", "a.b.c=1"],
+        "both as a value and as a group",
+    ),
     "nothing of this name": (lambda t: ["methods", "kw"], "method 'kw' is not known"),
     "a report of nothing": (lambda t: broken_report(t, '{"config": {}, "method": "x"}'), "names a method 'x'"),
     "a report without ranks": (

@@ -39,7 +39,7 @@ def nested(pairs: list[str]) -> dict:
         *groups, leaf = name.split(".")
         place = values
         for group in groups:
-            place = place.setdefault(group, {})
+            place = place.setdefault(group, {}) if isinstance(place, dict) else None
         if not isinstance(place, dict) or isinstance(place.get(leaf), dict):
             raise DataFreeError(f"'{name}' is given both as a value and as a group; give one of them.")
         place[leaf] = scalar(text)
@@ -85,10 +85,9 @@ def _lines(cls: type[Strict], prefix: str = "") -> list[str]:
         if isinstance(field.default, Strict):
             lines += _lines(type(field.default), f"{prefix}{name}.")
         else:
-            lines.append(
-                f"  {prefix}{name} = {field.default}" + (f"  ({field.description})" if field.description else "")
-            )
-    return lines  # fmt: skip
+            about = f"  ({field.description})" if field.description else ""
+            lines.append(f"  {prefix}{name} = {field.default}{about}")
+    return lines
 
 
 def methods(name: Annotated[str, typer.Argument(help="of one method; without it all are named")] = ""):

@@ -18,10 +18,14 @@ STUBS = ["data_stubs/SHA256SUMS"]
 PROFILE_FILE = "notebooks/profiles/{profile}.yaml"
 
 # What only draws or assembles the book does not change a measurement.
-ASSEMBLY = {"book.py", "cli.py", "cli_build.py", "cli_ledger.py", "doctor.py", "ledger.py", "ledger_pages.py", "paperscale.py"}
-LIBRARY = sorted(str(p) for p in Path("lib/datafree").rglob("*.py") if p.name not in ASSEMBLY)
+ASSEMBLY = [f"lib/datafree/{name}.py" for name in (
+    "book/build", "book/doctor", "book/equations", "book/pages", "book/paper_scale", "cli", "cli_build", "cli_ledger",
+    "evidence/ledger",
+)]
+LIBRARY = sorted(str(p) for p in Path("lib/datafree").rglob("*.py") if str(p) not in ASSEMBLY)
 # Nor does what only draws or reports change an image.
-GENERATOR = [p for p in LIBRARY if Path(p).name not in {"notebook.py", "plots.py", "records.py", "run.py"}]
+REPORTING = ("lib/datafree/book/show.py", "lib/datafree/book/plots.py", "lib/datafree/book/run.py", "lib/datafree/evidence/record.py")
+GENERATOR = [p for p in LIBRARY if p not in REPORTING]
 PROSE = sorted(str(p) for p in Path("book").rglob("*") if p.is_file() and p.parts[1] not in ("records", "papers"))
 EVIDENCE = sorted(str(p) for folder in ("records", "papers") for p in Path("book", folder).rglob("*") if p.is_file())
 
@@ -92,8 +96,8 @@ rule notebook:
 rule ledger:
     input:
         expand(RECORD, profile=PROFILE, name=NOTEBOOKS, seed=0), EVIDENCE, LIBRARY,
-        "lib/datafree/ledger.py", "lib/datafree/ledger_pages.py", "lib/datafree/paperscale.py",
-        expand("notebooks/{name}.ipynb", name=NOTEBOOKS), sorted(str(p) for p in Path("tests").glob("test_*.py"))
+        ASSEMBLY,
+        expand("notebooks/{name}.ipynb", name=NOTEBOOKS), sorted(str(p) for p in Path("tests").rglob("test_*.py"))
     output:
         json="_build/ledger.json",
         csv="_build/ledger.csv",
@@ -107,7 +111,7 @@ rule ledger:
 rule html:
     input:
         expand(EXECUTED, profile=PROFILE, name=NOTEBOOKS, seed=0), "_build/ledger.json", "_build/pages",
-        PROSE, "_config.yml", "lib/datafree/book.py"
+        PROSE, "_config.yml", "lib/datafree/book/build.py"
     output: "_build/html/.profile"
     shell:
         "echo 'rendering the book'; "

@@ -15,14 +15,23 @@ from functools import partial
 
 import torch
 
-from datafree import bn, data, distill, evaluate, factorize, graph, models, prune, quantize
-from datafree.compute import autocast, bf16_pays
-from datafree.papers import frandi, udfc
-from datafree.papers import knowledge_within as kw
-from datafree.papers import layerwise as lw
-from datafree.papers import layerwise_quantization as lq
-from datafree.paths import BUILD, write_atomically
-from datafree.records import provenance
+from datafree import files
+from datafree.core import batchnorm, pruning, quantized
+from datafree.core.distillation import DistillConfig, Distiller, output_divergence
+from datafree.core.graph import fold_all, trace
+from datafree.core.metrics import outputs
+from datafree.core.precision import autocast, bf16_pays
+from datafree.core.provenance import provenance
+from datafree.data.images import generated, random_crop_and_mirror
+from datafree.networks.weights import load_network
+from datafree.networks.zoo import build_network
+from datafree.papers.frandi import compression, factorization, regression, selection
+from datafree.papers.knowledge_within.calibration import KnowledgeWithin, calibrate
+from datafree.papers.knowledge_within.synthesis import Algorithm1, SynthesisConfig
+from datafree.papers.layerwise import quantization
+from datafree.papers.layerwise.equalization import afcle_step, equalize
+from datafree.papers.udfc import reconstruction as reconstruction_module
+from datafree.papers.udfc.reconstruction import ALPHA1, ALPHA2, Folded, closed_form
 
 PEERS = {"resnet20": {"ZeroQ": 2.20, "DeepInversion": 2.29}, "resnet44": {"ZeroQ": 2.30, "DeepInversion": 2.25}}
 """Seconds a step over the same floor, measured elsewhere with one thread, float32, default layout."""
@@ -60,12 +69,12 @@ class Setting:
 
     def __init__(self, name: str, batch: int, bf16: bool, layout=torch.channels_last):
         self.bf16 = bf16
-        self.net = models.build(name).eval().requires_grad_(False).to(memory_format=layout)
+        self.net = build_network(name).eval().requires_grad_(False).to(memory_format=layout)
         self.x = torch.rand(batch, 3, 32, 32).contiguous(memory_format=layout).requires_grad_()
-        self.reference = bn.stored(self.net)
+        self.reference = batchnorm.stored(self.net)
         precision = "bf16" if bf16 else "float32"
-        config = kw.SynthesisConfig(batch=batch, steps=10**6, copies=1, precision=precision)
-        self.algorithm = kw.Algorithm1(self.net, config)
+        config = SynthesisConfig(batch=batch, steps=10**6, copies=1, precision=precision)
+        self.algorithm = Algorithm1(self.net, config)
 
     def floor(self) -> None:
         """Forward and backward to the input: no synthesis by gradients can be cheaper than a form of it."""
@@ -82,17 +91,17 @@ class Setting:
                     (args[0].float().mean((0, 2, 3)), args[0].float().var((0, 2, 3), unbiased=False))
                 )
             )
-            for _, layer in bn.layers(self.net)
+            for _, layer in batchnorm.layers(self.net)
         ]
         with autocast(self.bf16):
             self.net(self.x)
-        torch.autograd.grad(bn.mean_divergence(moments, self.reference), self.x)
+        torch.autograd.grad(batchnorm.mean_divergence(moments, self.reference), self.x)
         for handle in handles:
             handle.remove()
 
     def step(self) -> None:
         """A whole step of algorithm 1: clip, augment, forward, compare, backward, Adam."""
-        with bn.capture(self.net) as seen:
+        with batchnorm.capture(self.net) as seen:
             self.algorithm.step(seen)
 
 
@@ -124,7 +133,7 @@ def moments(repeats: int) -> list[dict]:
     g = torch.randn_like(z)
 
     def ours():
-        y, mu, var = bn._BatchNormWithMoments.apply(z, one, zero)
+        y, mu, var = batchnorm._BatchNormWithMoments.apply(z, one, zero)
         torch.autograd.grad((y * g).sum() + mu.sum() + var.sum(), z)
 
     def naive():
@@ -139,19 +148,19 @@ def moments(repeats: int) -> list[dict]:
 
 
 def calibration(repeats: int) -> list[dict]:
-    net, pool = models.build("resnet20").eval(), data.generated(torch.rand(256, 3, 32, 32), "x")
+    net, pool = build_network("resnet20").eval(), generated(torch.rand(256, 3, 32, 32), "x")
     widths = [(8, 8), (4, 8), (4, 4), (2, 4)]
-    config = kw.KnowledgeWithin(steps=1, batch=128)
-    student = quantize.quantized(net, 8, 8)
+    config = KnowledgeWithin(steps=1, batch=128)
+    student = quantized.quantized(net, 8, 8)
 
     def ours():
-        kw.calibrate(student, pool, config)
+        calibrate(student, pool, config)
         for w, a in widths:
-            quantize.set_bits(student, w, a)
+            quantized.set_bits(student, w, a)
 
     def naive():
         for w, a in widths:
-            kw.calibrate(quantize.quantized(net, w, a), pool, config)
+            calibrate(quantized.quantized(net, w, a), pool, config)
 
     ours()
     x = pool.floats()[:128]
@@ -163,7 +172,7 @@ def calibration(repeats: int) -> list[dict]:
 
     @torch.no_grad()
     def baked():
-        with quantize.baked(student):
+        with quantized.baked(student):
             for _ in range(4):
                 student(x)
 
@@ -179,14 +188,14 @@ class Teaching:
 
     def __init__(self, name: str, batch: int, bf16: bool):
         self.bf16 = bf16
-        self.teacher = models.build(name).eval().requires_grad_(False).to(memory_format=torch.channels_last)
-        self.plain = models.build(name).eval().to(memory_format=torch.channels_last)
-        pool = data.generated(torch.rand(256, 3, 32, 32), "x")
-        student = quantize.quantized(self.plain, 2, 4, edge_bits=4)
-        kw.calibrate(student, pool, kw.KnowledgeWithin(steps=1, batch=128))
+        self.teacher = build_network(name).eval().requires_grad_(False).to(memory_format=torch.channels_last)
+        self.plain = build_network(name).eval().to(memory_format=torch.channels_last)
+        pool = generated(torch.rand(256, 3, 32, 32), "x")
+        student = quantized.quantized(self.plain, 2, 4, edge_bits=4)
+        calibrate(student, pool, KnowledgeWithin(steps=1, batch=128))
         precision = "bf16" if bf16 else "float32"
-        self.config = distill.DistillConfig(steps=1, batch=batch, rate=1e-6, precision=precision)
-        self.distiller = distill.Distiller(student, self.teacher, pool, self.config)
+        self.config = DistillConfig(steps=1, batch=batch, rate=1e-6, precision=precision)
+        self.distiller = Distiller(student, self.teacher, pool, self.config)
         self.x = pool.floats()[:batch]
 
     def step(self) -> None:
@@ -200,7 +209,7 @@ class Teaching:
                 target = self.teacher(self.x)
             logits = self.plain(self.x)
         self.plain.zero_grad(set_to_none=True)
-        distill.output_divergence(logits, target).backward()
+        output_divergence(logits, target).backward()
 
 
 def distillation(repeats: int, batch: int) -> list[dict]:
@@ -218,27 +227,27 @@ def images(repeats: int) -> list[dict]:
 
     def one_by_one():
         for image in x:
-            data.augment(image[None].float(), generator)
+            random_crop_and_mirror(image[None].float(), generator)
 
     return [
         {"name": "crop and mirror of 256 images at once / one by one"}
-        | in_turns(lambda: data.augment(x.float(), generator), one_by_one, repeats)
+        | in_turns(lambda: random_crop_and_mirror(x.float(), generator), one_by_one, repeats)
     ]
 
 
 def equalization(repeats: int) -> list[dict]:
-    net = models.build("mobilenet_v2").eval()
-    wiring = graph.trace(net)
-    sweeps = len(lw.equalize(net, graph=wiring).mean_scale)
+    net = build_network("mobilenet_v2").eval()
+    wiring = trace(net)
+    sweeps = len(equalize(net, graph=wiring).mean_scale)
 
     def ours():
-        lw.equalize(net, graph=wiring)
+        equalize(net, graph=wiring)
 
     def naive():
-        folded = graph.fold_all(net, wiring)
+        folded = fold_all(net, wiring)
         for _ in range(sweeps):
             for p in wiring.neighbours():
-                lw.afcle_step(folded.get_submodule(p.first), folded.get_submodule(p.last))
+                afcle_step(folded.get_submodule(p.first), folded.get_submodule(p.last))
 
     row = {"name": f"equalisation on ranges / on weights (mobilenet_v2, {sweeps} sweeps)", "peers": EQUALIZATION_PEERS}
     return [row | in_turns(ours, naive, repeats)]
@@ -249,7 +258,9 @@ def range_search(repeats: int) -> list[dict]:
 
     def row(bits: int) -> dict:
         found = in_turns(
-            lambda: lq.search_range(x, bits, whole), lambda: lq.search_range_by_loops(x, bits, few), min(repeats, 3)
+            lambda: quantization.search_range(x, bits, whole),
+            lambda: quantization.search_range_by_loops(x, bits, few),
+            min(repeats, 3),
         )
         factor = (whole / few) ** 2  # the double loop takes the same time for each of its pairs
         scaled = {k: found[k] * f for k, f in (("reference", factor), ("ratio", 1 / factor), ("spread", 1 / factor))}
@@ -263,24 +274,24 @@ def range_search(repeats: int) -> list[dict]:
 
 def reconstruction(repeats: int) -> list[dict]:
     """30 % of every pair of ResNet-20 solved: one Cholesky factor a layer, or a least-squares problem a channel."""
-    net = models.load("resnet20")
-    wires = graph.trace(net)
+    net = load_network("resnet20")
+    wires = trace(net)
     problems = []
-    for pair in prune.prunable(wires):
-        whole = udfc.folded(net, wires, pair)
+    for pair in pruning.prunable(wires):
+        whole = reconstruction_module.folded(net, wires, pair)
         gone = torch.zeros(len(whole.c), dtype=torch.bool)
-        gone[prune.kept_count(len(gone), 0.3) :] = True
-        problems.append([udfc.Folded(whole.a[:, part], whole.c[part]) for part in (~gone, gone)])
+        gone[pruning.kept_count(len(gone), 0.3) :] = True
+        problems.append([Folded(whole.a[:, part], whole.c[part]) for part in (~gone, gone)])
 
     def ours():
-        return [udfc.closed_form(left, lost) for left, lost in problems]
+        return [closed_form(left, lost) for left, lost in problems]
 
     def naive():
         for left, lost in problems:
             eye = torch.eye(len(left.c), dtype=torch.float64)
-            stacked = torch.cat([left.a, udfc.ALPHA1**0.5 * left.c[None], udfc.ALPHA2**0.5 * eye])
+            stacked = torch.cat([left.a, ALPHA1**0.5 * left.c[None], ALPHA2**0.5 * eye])
             for j in range(len(lost.c)):
-                wanted = torch.cat([lost.a[:, j], udfc.ALPHA1**0.5 * lost.c[j, None], torch.zeros(len(eye))])
+                wanted = torch.cat([lost.a[:, j], ALPHA1**0.5 * lost.c[j, None], torch.zeros(len(eye))])
                 torch.linalg.lstsq(stacked, wanted[:, None])
 
     return [
@@ -290,23 +301,23 @@ def reconstruction(repeats: int) -> list[dict]:
 
 def rank_search(repeats: int) -> list[dict]:
     """Output Discrepancy of 500 sets of ranks on 256 images, and of a few of them by building one network after the other."""
-    net, few, count = models.load("resnet20"), 5, 500
-    pool = data.generated(torch.rand(256, 3, 32, 32), "x")
-    wanted = evaluate.outputs(net, pool)
+    net, few, count = load_network("resnet20"), 5, 500
+    pool = generated(torch.rand(256, 3, 32, 32), "x")
+    wanted = outputs(net, pool)
 
     def ours(calibrated: bool):
-        splits = factorize.Factorizer(net)
-        rows = frandi.Sampler(splits, frandi.FRanDI(candidates=count)).rows()
-        return frandi.discrepancies(splits, rows, pool, calibrated=calibrated)
+        splits = factorization.Factorizer(net)
+        rows = selection.Sampler(splits, compression.FRanDI(candidates=count)).rows()
+        return selection.discrepancies(splits, rows, pool, calibrated=calibrated)
 
     def naive(calibrated: bool):
-        splits = factorize.Factorizer(net)
-        for row in frandi.Sampler(splits, frandi.FRanDI(candidates=few, branches=0)).rows():
+        splits = factorization.Factorizer(net)
+        for row in selection.Sampler(splits, compression.FRanDI(candidates=few, branches=0)).rows():
             ranks = dict(zip(splits.sites, row))
-            thin = factorize.Factorizer(net).network(ranks)
+            thin = factorization.Factorizer(net).network(ranks)
             if calibrated:
-                bn.recalibrate(thin, pool)
-            frandi.output_discrepancy(evaluate.outputs(thin, pool), wanted)
+                batchnorm.recalibrate(thin, pool)
+            selection.output_discrepancy(outputs(thin, pool), wanted)
 
     rows = []
     for calibrated in (False, True):
@@ -324,7 +335,7 @@ def discrepancy(repeats: int) -> list[dict]:
     s = s.to(torch.bfloat16).requires_grad_()
 
     def ours():
-        torch.autograd.grad(frandi.discrepancy(s, t), s)
+        torch.autograd.grad(regression.discrepancy(s, t), s)
 
     def naive():
         torch.autograd.grad((s.float() / s.float().norm() - t / t.norm()).norm(), s)
@@ -351,8 +362,8 @@ def main() -> None:
         row["machine"] = machine["machine"]
         peers = "".join(f"; {peer} {value}" for peer, value in row.get("peers", {}).items())
         print(f"{row['ratio']:8.3g} ± {row['spread']:.1g}  {row['name']}{peers}")
-    path = write_atomically(BUILD / "bench.json", lambda p: p.write_text(json.dumps(rows, indent=1) + "\n"))
-    print(f"written: {path.relative_to(BUILD.parent)}")
+    path = files.write_atomically(files.BUILD / "bench.json", lambda p: p.write_text(json.dumps(rows, indent=1) + "\n"))
+    print(f"written: {path.relative_to(files.BUILD.parent)}")
 
 
 if __name__ == "__main__":

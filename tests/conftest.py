@@ -10,7 +10,13 @@ from hypothesis import settings
 from PIL import Image
 from torch import nn
 
-from datafree import cli, models, paths
+from datafree import FRanDI, cli, files, torchvision_shim, training
+from datafree.core import batchnorm
+from datafree.core.metrics import outputs
+from datafree.networks.blocks import CIFAR_MEAN, CIFAR_STD, Normalize, conv_bn
+from datafree.networks.weights import load_network
+from datafree.networks.zoo import ARCHITECTURES, build_network
+from datafree.papers.frandi import regression, selection, synthesis
 
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
@@ -19,9 +25,9 @@ settings.load_profile("untimed")
 class Tiny(nn.Module):
     """Normalisation, convolution, BatchNorm, ReLU, linear layer: everything the methods look for, in milliseconds."""
 
-    def __init__(self, classes: int = 10, mean=models.CIFAR_MEAN, std=models.CIFAR_STD):
+    def __init__(self, classes: int = 10, mean=CIFAR_MEAN, std=CIFAR_STD):
         super().__init__()
-        self.normalize = models.Normalize(mean, std)
+        self.normalize = Normalize(mean, std)
         self.conv = nn.Conv2d(3, 4, 3, padding=1, bias=False)
         self.bn = nn.BatchNorm2d(4)
         self.relu = nn.ReLU()
@@ -35,7 +41,7 @@ class Tiny(nn.Module):
 @pytest.fixture
 def tiny(monkeypatch):
     """The class Tiny, known to the library as model 'tiny'."""
-    monkeypatch.setitem(models.ARCHITECTURES, "tiny", Tiny)
+    monkeypatch.setitem(ARCHITECTURES, "tiny", Tiny)
     torch.manual_seed(0)
     return Tiny
 
@@ -63,8 +69,8 @@ def forget():
     """Drop remembered checksums, before and after."""
 
     def clear():
-        paths._checksums.cache_clear()
-        paths._verify.cache_clear()
+        files._checksums.cache_clear()
+        files._verify.cache_clear()
 
     clear()
     yield clear
@@ -75,9 +81,9 @@ def forget():
 def stubs(tmp_path, monkeypatch, forget):
     """data_stubs as a copy that a test may damage; the library reads it in place of the real one."""
     copy = tmp_path / "data_stubs"
-    shutil.copytree(paths.STUBS, copy, ignore=shutil.ignore_patterns("*.resume", ".*"))
-    monkeypatch.setattr(paths, "STUBS", copy)
-    paths.seal()
+    shutil.copytree(files.STUBS, copy, ignore=shutil.ignore_patterns("*.resume", ".*"))
+    monkeypatch.setattr(files, "STUBS", copy)
+    files.seal()
     return copy
 
 
@@ -113,3 +119,103 @@ def with_statistics(net, side: int = 32, batch: int = 4, seed: int = 0):
             norm.train()
         net(torch.rand(batch, 3, side, side, generator=generator))
     return net.eval()
+
+
+def interrupt_training(monkeypatch, config, out, after: int):
+    """Run until step `after`, then stop as ^C does."""
+    step, done = training.Trainer._step, []
+
+    def counting(self, *arguments):
+        if len(done) == after:
+            raise KeyboardInterrupt
+        done.append(1)
+        return step(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training.Trainer, "_step", counting)
+        with pytest.raises(KeyboardInterrupt):
+            training.train(config, out)
+
+
+OWN_NETWORKS = ("resnet20", "mobilenet_v2_small", "slim_vgg", "resnet44")
+
+
+OTHER_NETWORKS = ("resnet18", "resnet50", "mobilenet_v2", "vgg16_bn", "efficientnet_b0", "densenet121", "googlenet")
+
+
+def network_named(name):
+    if name in OWN_NETWORKS:
+        return load_network(name) if name != "resnet44" else with_statistics(build_network(name))
+    torchvision_shim.install()
+    import torchvision
+
+    torch.manual_seed(0)
+    net = getattr(torchvision.models, name)(**({"init_weights": False} if name == "googlenet" else {}))
+    if name == "vgg16_bn":  # 4096 features do not fit into a test
+        net.classifier = nn.Sequential(nn.Linear(512 * 49, 8), nn.ReLU(), nn.Dropout(), nn.Linear(8, 5))
+    return with_statistics(net, side=64, batch=2)
+
+
+def with_inputs_and_outputs(net, x, modules):
+    """Output of the network, and (input, output) of the named modules."""
+    seen, handles = {}, []
+    for name in modules:
+        keep = lambda _, args, out, name=name: seen.__setitem__(name, (args[0].clone(), out.clone()))  # noqa: E731
+        handles.append(net.get_submodule(name).register_forward_hook(keep))
+    with torch.no_grad():
+        out = net(x)
+    for handle in handles:
+        handle.remove()
+    return out, seen
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def uneven_network(act=nn.ReLU, seed=0, double=True):
+    """conv, depthwise, strided grouped conv, conv, pooling to 2 x 2, linear; channel ranges far apart."""
+    torch.manual_seed(seed)
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), act(),
+        nn.Conv2d(8, 8, 3, padding=1, groups=8, bias=False), nn.BatchNorm2d(8), act(),
+        nn.Conv2d(8, 12, 3, stride=2, groups=4), nn.BatchNorm2d(12), act(),
+        nn.Conv2d(12, 6, 1), act(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(24, 5),
+    )  # fmt: skip
+    for layer in (net[0], net[3], net[6], net[9]):
+        layer.weight.data *= torch.exp(2 * torch.randn(len(layer.weight))).view(-1, 1, 1, 1)
+    net = with_statistics(net, side=16)
+    return net.double() if double else net
+
+
+class SmallNet(nn.Module):
+    """Stem and three convolutions of 8 channels with BatchNorm on 8 x 8 images; milliseconds a pass."""
+
+    def __init__(self, classes: int = 5):
+        super().__init__()
+        self.normalize = Normalize()
+        layers = [m for i in (3, 8, 8, 8) for m in conv_bn(i, 8)]
+        self.body = nn.Sequential(*layers)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.linear = nn.Linear(8, classes)
+
+    def forward(self, x):
+        return self.linear(torch.flatten(self.pool(self.body(self.normalize(x))), 1))
+
+
+def quick_frandi(**settings):
+    made = synthesis.Synthesis(steps=2, images=4, precision="float32")
+    taught = regression.Recovery(steps=2, precision="float32")
+    usual = dict(candidates=3, tolerance=0.05, reduction=2.0, synthesis=made, recovery=taught, precision="float32")
+    return FRanDI(**(usual | settings))
+
+
+def scores_one_by_one(sites, rows, pool, calibrated):
+    """The score of each candidate from the network itself."""
+    wanted, scores = outputs(sites.model, pool), []
+    for row in rows:
+        student = sites.network(dict(zip(sites.sites, row)))
+        if calibrated:
+            batchnorm.recalibrate(student, pool)
+        scores.append(selection.output_discrepancy(outputs(student, pool), wanted).item())
+    return scores

@@ -13,7 +13,10 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import datafree
-from datafree import chapters, cli, data, evaluate, models
+from datafree import cli, files
+from datafree.core import metrics
+from datafree.data.sources import load_images
+from datafree.networks.weights import load_network
 
 COMMANDS = sorted(typer.main.get_command(cli.app).commands)
 NETWORK = "mobilenet_v2_small"
@@ -22,7 +25,7 @@ NETWORK = "mobilenet_v2_small"
 @pytest.fixture
 def pictures(tmp_path):
     """Ten embedded test images a class, as a folder."""
-    images = data.load("cifar10-stub").per_class(10)
+    images = load_images("cifar10-stub").per_class(10)
     for i, (x, y) in enumerate(zip(images.pixels, images.labels, strict=True)):
         place = tmp_path / "pictures" / "test" / images.classes[y]
         place.mkdir(parents=True, exist_ok=True)
@@ -74,14 +77,14 @@ def test_compressing_and_evaluating_what_came_out(run_cli, stubs, pictures, tmp_
     again = ["evaluate", NETWORK, "--weights", out, "--report", out.with_suffix(".json")]
     code, text, err = run_cli(*again, "--data", f"folder:{pictures}")
     assert code == 0, err
-    result = datafree.compress(models.load(NETWORK), datafree.KnowledgeWithin(**settings, synthesis_steps=2))
-    expected = evaluate.top1(result.model, data.load(f"folder:{pictures}"))
+    result = datafree.compress(load_network(NETWORK), datafree.KnowledgeWithin(**settings, synthesis_steps=2))
+    expected = metrics.top1(result.model, load_images(f"folder:{pictures}"))
     assert accuracy(text)[0] == pytest.approx(expected, abs=1.01)  # one image of 100
     assert expected > 60
 
 
 def test_synthesized_images_are_kept_and_taken_up_again(run_cli, stubs, tmp_path, monkeypatch):
-    monkeypatch.setattr(chapters, "BUILD", tmp_path)
+    monkeypatch.setattr(files, "BUILD", tmp_path)
     smaller = [
         f for p in (f"model={NETWORK}", "images=10", "synthesis_batch=10", "synthesis_steps=2") for f in ("-p", p)
     ]
@@ -200,7 +203,7 @@ def test_an_interruption_says_how_to_go_on(run_cli, monkeypatch):
     def stop(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(models, "load", stop)
+    monkeypatch.setattr("datafree.networks.weights.load_network", stop)
     code, _, err = run_cli("evaluate", "resnet20")
     assert code == 130 and "Traceback" not in err
 

@@ -8,9 +8,10 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 import datafree
-from datafree import cli, models, rebuild
-from datafree.compress import METHODS
+from datafree import api, cli, rebuild
+from datafree.data.sources import load_images
 from datafree.errors import DataFreeError
+from datafree.networks.weights import load_network, read_state
 
 QUICK = {
     "knowledge_within": ("resnet20", ["scheme=gaussian", "images=16", "steps=1", "batch=16"]),
@@ -44,7 +45,7 @@ def written(tmp_path_factory):
 
 
 def test_every_method_of_the_library_has_a_name():
-    assert {m.config for m in rebuild.METHODS.values()} == set(METHODS)
+    assert {m.config for m in rebuild.METHODS.values()} == set(api.METHODS)
     assert set(QUICK) == set(rebuild.METHODS)
 
 
@@ -53,9 +54,9 @@ def test_the_network_read_back_is_the_one_that_was_made(written, method):
     name, weights, path = written(method)
     report = rebuild.read_report(path)
     again = rebuild.compressed(name, weights, path)
-    x = datafree.data.load("cifar10-stub").floats()[:20]
+    x = load_images("cifar10-stub").floats()[:20]
     config = rebuild.METHODS[method].config(**report["config"])
-    made = datafree.compress(models.load(name), config).model.eval()
+    made = datafree.compress(load_network(name), config).model.eval()
     with torch.no_grad():
         torch.testing.assert_close(again(x), made(x), rtol=0.05, atol=0.05)
 
@@ -78,7 +79,7 @@ def test_hostile_reports_are_refused(written, tmp_path, ranks):
 
 def test_damaged_weights_are_named(written, tmp_path):
     name, weights, path = written("udfc")
-    state = models.read_state(weights)
+    state = read_state(weights)
     save_file(
         {k: v * float("nan") if v.is_floating_point() else v for k, v in state.items()}, tmp_path / "w.safetensors"
     )

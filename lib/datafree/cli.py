@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from . import cli_build, cli_compress, cli_ledger, cli_methods
+from .config import validate
 from .errors import DataFreeError
-from .params import build
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
@@ -39,13 +39,12 @@ def train(
     """Train a network and write its weights and record; an interrupted run goes on where it stopped."""
     import torch
 
-    from .train import TrainConfig
-    from .train import train as run
+    from . import training
 
     if threads:
         torch.set_num_threads(threads)
-    config = build(
-        TrainConfig,
+    config = validate(
+        training.TrainConfig,
         dict(
             model=model,
             data=data,
@@ -60,7 +59,7 @@ def train(
         | cli_methods.normalisation(mean, std),
         "train",
     )
-    record = run(config, out)
+    record = training.train(config, out)
     score = f"{record['test_miou']:.2f} % mean IoU" if "test_miou" in record else f"{record['test_top1']:.2f} % top-1"
     typer.echo(f"{model}: {score} on {record['test_images']} test images -> {out}")
 

@@ -35,7 +35,7 @@ def run(
     bar: Annotated[bool, typer.Option(help="show a progress bar")] = True,
 ):
     """Execute one notebook with checked parameters; write it and its record, or nothing."""
-    from .run import run_notebook
+    from .book.run import run_notebook
 
     with interruptible():
         paths = run_notebook(notebook, profile, seed, overrides(parameter or []), out, record, timeout, bar)
@@ -72,12 +72,13 @@ def build(
     cores: Annotated[int | None, typer.Option(help="processor cores to use; default 2", min=1)] = None,
 ):
     """Bring the book (or a part of it) up to date: only what changed is made again."""
-    from . import book
+    from .book import build as build_module
+    from .book.build import HTML
 
     with interruptible():
-        book.build(goal, profile, cores)
+        build_module.build(goal, profile, cores)
     if goal == "book":
-        typer.echo(f"The book is ready: {book.HTML / 'index.html'}")
+        typer.echo(f"The book is ready: {HTML / 'index.html'}")
 
 
 def shorten(
@@ -85,41 +86,41 @@ def shorten(
     profile: Annotated[str, typer.Option(help="whose parameters they get")] = "smoke",
 ):
     """Copy every notebook with the parameters of a short profile, for nbval."""
-    from .run import short_copies
+    from .book.run import short_copies
 
     typer.echo(f"{len(short_copies(folder, profile))} notebooks -> {folder}")
 
 
 def stage(notebooks: list[str], profile: Profile = "book"):
     """Put together the sources of the book in _build/src."""
-    from . import book
+    from .book import build as build_module
 
-    book.stage(profile, notebooks)
+    build_module.stage(profile, notebooks)
 
 
 def render(profile: Profile = "book"):
     """Render _build/src to _build/html."""
-    from . import book
+    from .book import build as build_module
 
-    book.render(profile)
+    build_module.render(profile)
 
 
 def publish(notebooks: list[str], profile: Profile = "book", seeds: Annotated[int, typer.Option(min=1)] = 5):
     """Copy the fresh records of seeds 0, 1, ... to book/records."""
-    from . import book
+    from .book.build import publish_records
 
-    count = book.publish_records(profile, notebooks, list(range(seeds)))
+    count = publish_records(profile, notebooks, list(range(seeds)))
     typer.echo(f"{count} records are in book/records")
 
 
 def doctor(seal: Annotated[bool, typer.Option(help="write data_stubs/SHA256SUMS anew")] = False):
     """Examine the checkout: Python, packages, embedded files, disk, left-overs; exit 1 if something is broken."""
     if seal:
-        from .paths import seal as write_sums
+        from . import files
+        from .book.doctor import check_up
 
-        typer.echo(f"wrote {write_sums()}")
+        typer.echo(f"wrote {files.seal()}")
         return
-    from .doctor import check_up
 
     if not check_up():
         raise typer.Exit(1)

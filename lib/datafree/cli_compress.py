@@ -8,10 +8,9 @@ from typing import Annotated
 
 import typer
 
-from .cli_build import overrides
-from .cli_methods import Mean, Model, Std, Weights, network
+from . import cli_build, cli_methods
+from .config import Strict, scalar, suggestion, validate
 from .errors import DataFreeError
-from .params import Strict, build, scalar, suggestion
 
 Name = Annotated[str, typer.Option("--method", help="knowledge_within, layer_wise, layer_wise_pruning, udfc, frandi, "
                                    "frandi_quantization; `datafree methods NAME` lists what each takes")]  # fmt: skip
@@ -25,17 +24,19 @@ def attach(app: typer.Typer) -> None:
 
 def configuration(name: str) -> type[Strict]:
     """The configuration of a method; DataFreeError with the names there are."""
-    from .rebuild import METHODS
+    from . import rebuild
 
-    if name not in METHODS:
-        raise DataFreeError(f"method '{name}' is not known{suggestion(name, METHODS)}; known: {', '.join(METHODS)}.")
-    return METHODS[name].config
+    if name not in rebuild.METHODS:
+        raise DataFreeError(
+            f"method '{name}' is not known{suggestion(name, rebuild.METHODS)}; known: {', '.join(rebuild.METHODS)}."
+        )
+    return rebuild.METHODS[name].config
 
 
 def nested(pairs: list[str]) -> dict:
     """NAME=VALUE pairs as a dictionary; a dot leads into a group: recovery.steps=100."""
     values: dict = {}
-    for name, text in overrides(pairs).items():
+    for name, text in cli_build.overrides(pairs).items():
         *groups, leaf = name.split(".")
         place = values
         for group in groups:
@@ -47,32 +48,32 @@ def nested(pairs: list[str]) -> dict:
 
 
 def compress(
-    model: Model,
+    model: cli_methods.Model,
     out: Annotated[Path, typer.Option(help="the .safetensors file to write; its report goes beside it")],
     method: Name = "knowledge_within",
     parameter: Annotated[
         list[str] | None, typer.Option("-p", help="NAME=VALUE of the method's configuration, for instance recovery.steps=100")
     ] = None,
-    weights: Weights = None,
-    mean: Mean = "",
-    std: Std = "",
+    weights: cli_methods.Weights = None,
+    mean: cli_methods.Mean = "",
+    std: cli_methods.Std = "",
 ):  # fmt: skip
     """Compress a network by one of the papers; defaults are the papers' settings, and may take long."""
     from safetensors.torch import save_file
 
     import datafree
 
-    from .models import image_size
-    from .paths import weights_name, write_atomically
+    from . import files
+    from .networks.zoo import image_size
 
-    weights_name(out)
-    config = build(configuration(method), nested(parameter or []), "compress")
+    files.weights_name(out)
+    config = validate(configuration(method), nested(parameter or []), "compress")
     side = image_size(model) or 32
-    result = datafree.compress(network(model, weights, mean, std), config, shape=(3, side, side))
+    result = datafree.compress(cli_methods.network(model, weights, mean, std), config, shape=(3, side, side))
     state = {k: v.contiguous() for k, v in result.model.state_dict().items()}
-    write_atomically(out, lambda p: save_file(state, p))
+    files.write_atomically(out, lambda p: save_file(state, p))
     report = result.report | {"model": model, "shape": [3, side, side]}
-    write_atomically(out.with_suffix(".json"), lambda p: p.write_text(json.dumps(report, indent=1) + "\n"))
+    files.write_atomically(out.with_suffix(".json"), lambda p: p.write_text(json.dumps(report, indent=1) + "\n"))
     typer.echo(
         f"{model}: {report['bytes_float']:.0f} -> {report['bytes']:.0f} bytes, {report['macs_float'] / report['macs']:.2f} "
         f"times fewer operations, in {report['seconds']:.0f} s -> {out}"
@@ -92,10 +93,10 @@ def _lines(cls: type[Strict], prefix: str = "") -> list[str]:
 
 def methods(name: Annotated[str, typer.Argument(help="of one method; without it all are named")] = ""):
     """List the methods of `datafree compress`, or what one of them can be told by -p."""
-    from .rebuild import METHODS
+    from . import rebuild
 
     if name:
         typer.echo("\n".join(_lines(configuration(name))))
         return
-    for each, method in METHODS.items():
+    for each, method in rebuild.METHODS.items():
         typer.echo(f"{each}: {method.about}")

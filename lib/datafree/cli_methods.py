@@ -24,9 +24,9 @@ def attach(app: typer.Typer) -> None:
 
 
 def network(model: str, weights: Path | None, mean: str, std: str):
-    from . import models
+    from .networks.weights import load_network
 
-    return models.load(model, weights, **normalisation(mean, std))
+    return load_network(model, weights, **normalisation(mean, std))
 
 
 def normalisation(mean: str, std: str) -> dict[str, tuple[float, ...]]:
@@ -35,8 +35,8 @@ def normalisation(mean: str, std: str) -> dict[str, tuple[float, ...]]:
 
 
 def _numbers(name: str, text: str) -> tuple[float, ...] | None:
+    from .config import triple
     from .errors import DataFreeError
-    from .params import triple
 
     try:
         return triple(text)
@@ -53,10 +53,10 @@ def synthesize(
     parameter: Annotated[list[str] | None, typer.Option("-p", help="NAME=VALUE, in place of the profile's")] = None,
 ):
     """Make the images that chapter 02_kw_calibration reads; a set that was interrupted is completed."""
-    from . import chapters, params
-    from .cli_build import overrides
+    from . import cli_build
+    from .book import chapters, parameters
 
-    config = params.resolve("02_kw_calibration", profile, overrides(parameter or []), seed)
+    config = parameters.resolve("02_kw_calibration", profile, cli_build.overrides(parameter or []), seed)
     made = chapters.pool(chapters.network(config), config, scheme)
     typer.echo(f"{len(made)} images of scheme {made.name} -> {chapters.pool_path(config, scheme).name}")
 
@@ -73,20 +73,20 @@ def evaluate(
     root: Root = None,
 ):
     """Top-1 and top-5 accuracy of a network, float or compressed, on real test images; mean IoU where pixels have labels."""
-    from . import data as images
-    from . import evaluate as measure
-    from . import rebuild, segmentation
-    from .models import image_size
+    from . import rebuild
+    from .core.metrics import mean_iou, outputs, top1, top5
+    from .data.sources import load_images
+    from .networks.zoo import image_size
 
     net = rebuild.compressed(model, weights, report) if report else network(model, weights, mean, std)
-    test = images.load(data, "test", root=root, size=image_size(model))
-    classes = measure.outputs(net, test[:1]).shape[1]
+    test = load_images(data, "test", root=root, size=image_size(model))
+    classes = outputs(net, test[:1]).shape[1]
     if classes != len(test.classes):
         raise DataFreeError(
             f"'{test.name}' has {len(test.classes)} classes, {model} {classes}; give --data with images of its classes."
         )
     if test.labels.ndim == 3:
-        found = f"mean IoU {segmentation.mean_iou(net, test):.2f} %"
+        found = f"mean IoU {mean_iou(net, test):.2f} %"
     else:
-        found = f"top-1 {measure.top1(net, test):.2f} %, top-5 {measure.top5(net, test):.2f} %"
+        found = f"top-1 {top1(net, test):.2f} %, top-5 {top5(net, test):.2f} %"
     typer.echo(f"{model}: {found} on {len(test)} images")

@@ -10,24 +10,31 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from . import models, quantize
+from .config import Strict, validate
+from .core import quantized
+from .core.graph import fold_all, trace
 from .errors import DataFreeError
-from .graph import fold_all, trace
-from .papers import frandi, frandi_quantization, knowledge_within, layerwise_pruning, layerwise_quantization, udfc
-from .params import Strict, build
+from .networks.weights import classes_of, load_state, read_state
+from .networks.zoo import build_network
+from .papers.frandi import compression as frandi
+from .papers.frandi import quantization as frandi_quantization
+from .papers.knowledge_within import calibration
+from .papers.layerwise import pruning
+from .papers.layerwise import quantization as layerwise
+from .papers.udfc import compression as udfc
 
 State = dict[str, torch.Tensor]
 
 
 def _rounded(model: nn.Module, config: Strict, report: dict, state: State) -> nn.Module:
-    return quantize.quantized(
+    return quantized.quantized(
         model, config.weight_bits, config.act_bits, edge_bits=config.edge_bits, per_channel=config.per_channel
     )
 
 
 def _on_levels(model: nn.Module, config: Strict, report: dict, state: State) -> nn.Module:
     graph = trace(model)
-    return layerwise_quantization.with_levels(layerwise_quantization.prepare(model, graph, config)[0], graph, config)
+    return layerwise.with_levels(layerwise.prepare(model, graph, config)[0], graph, config)
 
 
 def _fused(model: nn.Module, config: Strict, report: dict, state: State) -> nn.Module:
@@ -64,22 +71,24 @@ class Method(NamedTuple):
 
 METHODS = {
     "knowledge_within": Method(
-        knowledge_within.KnowledgeWithin,
+        calibration.KnowledgeWithin,
         _rounded,
         "quantise; calibrate and distil on images that BatchNorm's statistics make (The Knowledge Within)",
     ),
     "layer_wise": Method(
-        layerwise_quantization.LayerWise,
+        layerwise.LayerWise,
         _on_levels,
         "quantise; equalise, absorb, correct, ranges from imitated inputs (Layer-Wise Data-Free CNN Compression)",
     ),
     "layer_wise_pruning": Method(
-        layerwise_pruning.LayerWisePruning,
+        pruning.LayerWisePruning,
         _fused,
         "prune weights; thresholds learnt layer by layer (Layer-Wise Data-Free CNN Compression)",
     ),
     "udfc": Method(
-        udfc.UDFC, _thinner, "prune channels, quantise weights; the next layer repairs the damage in closed form (UDFC)"
+        udfc.UDFC,
+        _thinner,
+        "prune channels, quantise weights; the next layer repairs the damage in closed form (UDFC)",
     ),
     "frandi": Method(
         frandi.FRanDI,
@@ -113,10 +122,10 @@ def compressed(name: str, weights: Path | None, path: Path) -> nn.Module:
     method = next((m for m in METHODS.values() if m.config.__name__ == report["method"]), None)
     if method is None:
         raise DataFreeError(f"'{path}' names a method '{report['method']}' that is not known.")
-    config = build(method.config, report["config"], f"'{path}'")
-    state = models.read_state(weights)
+    config = validate(method.config, report["config"], f"'{path}'")
+    state = read_state(weights)
     try:
-        student = method.structure(models.build(name, **models.classes_of(state)), config, report, state)
+        student = method.structure(build_network(name, **classes_of(state)), config, report, state)
     except (KeyError, TypeError, AttributeError) as error:
         raise DataFreeError(f"'{path}' does not describe what is in '{weights}' ({error}).") from None
-    return models.load_state(student, state, f"'{weights}'").eval()
+    return load_state(student, state, f"'{weights}'").eval()

@@ -1,0 +1,152 @@
+"""Adversarial distillation (Choi et al., 2020): a generator looks for images on which the student differs most."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from ..core import batchnorm, distillation
+from ..core.hooks import evaluating
+from ..core.image_optimization import Shape
+from ..core.optimization import FitConfig, fit
+from ..errors import DataFreeError
+from ..networks.blocks import normalization
+
+
+class AdversarialConfig(FitConfig):
+    """How generator and student play against each other. The paper that uses it as a baseline gives no setting."""
+
+    steps: int = Field(2000, ge=1, description="of the student")
+    rate: float = Field(1e-3, gt=0, description="peak rate of the student")
+    optimizer: Literal["sgd", "adam"] = "adam"
+    batch: int = Field(64, ge=2, description="images a step")
+    generator_rate: float = Field(1e-3, gt=0, description="rate of Adam on the generator")
+    every: int = Field(1, ge=1, description="steps of the student for one of the generator")
+    alpha: float = Field(0.1, ge=0, description="weight of what keeps the images plausible (Choi et al., 2020, eq. 4)")
+    latent: int = Field(64, ge=1, description="size of the generator's input")
+    width: int = Field(64, ge=4, description="channels of the generator's first layers")
+    seed: int = Field(0, ge=0)
+
+
+class Generator(nn.Module):
+    """Noise [N, latent] -> images of `shape`: a linear layer, two upsamplings, three convolutions.
+
+    The last BatchNorm has no scale of its own, so the images have the mean and deviation of the network's input.
+    """
+
+    def __init__(self, teacher: nn.Module, shape: Shape, latent: int, width: int):
+        super().__init__()
+        channels, height, side = shape
+        if height % 4 or side % 4:
+            raise DataFreeError(f"the generator makes images whose sides are multiples of 4, not {height} x {side}.")
+        mean, std = normalization(teacher)
+        self.register_buffer("mean", mean.view(1, -1, 1, 1).clone())
+        self.register_buffer("std", std.view(1, -1, 1, 1).clone())
+        self.first = nn.Sequential(
+            nn.Linear(latent, width * height * side // 16), nn.Unflatten(1, (width, height // 4, side // 4)), nn.BatchNorm2d(width)
+        )  # fmt: skip
+        halves = (width, width, width // 2)
+        ups = [(nn.Upsample(scale_factor=2), nn.Conv2d(a, b, 3, padding=1), nn.BatchNorm2d(b), nn.LeakyReLU(0.2)) for a, b in zip(halves, halves[1:])]  # fmt: skip
+        self.rest = nn.Sequential(
+            *(m for up in ups for m in up), nn.Conv2d(width // 2, channels, 3, padding=1), nn.BatchNorm2d(channels, affine=False)
+        )  # fmt: skip
+
+    def forward(self, z):
+        return self.rest(self.first(z)) * self.std + self.mean
+
+
+@dataclass(frozen=True)
+class Adversarial:
+    """history: distance of every step of the student; gained: what the generator maximised; generator: as it ended."""
+
+    history: list[float]
+    gained: list[float]
+    generator: Generator
+
+
+def plausibility(
+    logits: torch.Tensor, moments: list[batchnorm.Moments], reference: list[batchnorm.Moments]
+) -> torch.Tensor:
+    r"""What a generator of plausible images keeps small (Choi et al., 2020, eq. 4).
+
+    .. math:: J_{KL} + \frac1N\sum_i H(p_i) - H\Bigl(\frac1N\sum_i p_i\Bigr)
+
+    BatchNorm's statistics agree, each image is of one class, and all classes occur.
+    """
+    p = logits.softmax(1)
+    entropy = torch.special.entr(p).sum(1).mean() - torch.special.entr(p.mean(0)).sum()
+    return batchnorm.mean_divergence(moments, reference) + entropy
+
+
+class _Game:
+    """One generator against one student; `draw_loss` is what `fit` minimises for the student."""
+
+    def __init__(self, student: nn.Module, teacher: nn.Module, config: AdversarialConfig, shape: Shape, extra):
+        self.student, self.teacher, self.config, self.extra = student, teacher, config, extra
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            self.generator = Generator(teacher, shape, config.latent, config.width)
+        self.noise = torch.Generator().manual_seed(config.seed)
+        self.optimizer = torch.optim.Adam(self.generator.parameters(), lr=config.generator_rate, betas=(0.5, 0.999))
+        self.reference = batchnorm.stored(teacher) if config.alpha else []
+        self.seen, self.gained, self.steps = None, [], 0
+
+    def images(self) -> torch.Tensor:
+        z = torch.randn(self.config.batch, self.config.latent, generator=self.noise)
+        return self.generator(z).contiguous(memory_format=torch.channels_last)
+
+    def train_generator(self) -> None:
+        x = self.images()
+        target = self.teacher(x)
+        gain = distillation.output_divergence(self.student(x), target)
+        loss = -gain
+        if self.config.alpha:
+            loss = loss + self.config.alpha * plausibility(target, self.seen.moments, self.reference)
+        if not torch.isfinite(loss):
+            raise DataFreeError(
+                "adversarial distillation: the generator's loss is NaN or infinite; use a smaller rate."
+            )
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward(inputs=list(self.generator.parameters()))
+        self.optimizer.step()
+        self.gained.append(gain.item())
+
+    def draw_loss(self) -> torch.Tensor:
+        if self.steps % self.config.every == 0:
+            self.train_generator()
+        self.steps += 1
+        with torch.no_grad():
+            x = self.images()
+            target = self.teacher(x)
+        loss = distillation.output_divergence(self.student(x), target)
+        return loss + self.extra() if self.extra else loss
+
+
+def distill_adversarially(
+    student: nn.Module, teacher: nn.Module, config: AdversarialConfig, shape: Shape = (3, 32, 32), *,
+    extra: distillation.Extra | None = None, progress: bool = False,
+) -> Adversarial:  # fmt: skip
+    r"""Train `student` in place on images of a generator that looks for where it differs most (Choi et al., 2020, eq. 3).
+
+    .. math:: \min_{\text{student}} \max_{\text{generator}}\; \mathrm{KL}\bigl(p^{\text{teacher}}(g(z)) \,\|\, p^{\text{student}}(g(z))\bigr)
+              - \alpha\,\mathcal L_{\text{plausible}}
+
+    Args:
+        teacher: with BatchNorm, unless alpha is zero; never changed.
+        shape: of one image. extra: one more loss of the student, added in every step.
+    """
+    game = _Game(student, teacher, config, shape, extra)
+    with (
+        batchnorm.capture(teacher) if config.alpha else nullcontext() as seen,
+        evaluating(student),
+        evaluating(teacher),
+    ):
+        game.seen = seen
+        parameters = [p for p in student.parameters() if p.requires_grad]
+        history = fit(parameters, game.draw_loss, config, what="adversarial distillation", progress=progress)
+    return Adversarial(history, game.gained, game.generator)

@@ -1,0 +1,78 @@
+"""ZeroQ (Cai et al., 2020): images whose statistics agree with BatchNorm's, and ranges measured on them."""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from ..core import batchnorm, levels
+from ..core.graph import inputs_of
+from ..core.image_optimization import ImageConfig, optimize_images
+from ..data.images import ImageSet, generated
+from ..errors import DataFreeError
+from ..networks.blocks import normalization
+
+
+class ZeroQConfig(ImageConfig):
+    """How the distilled data are made; defaults are those of the authors' code."""
+
+    steps: int = Field(500, ge=1, description="of Adam")
+    rate: float = Field(0.5, gt=0, description="peak rate, in deviations of the input")
+
+
+def distance(measured: list[batchnorm.Moments], reference: list[batchnorm.Moments]) -> torch.Tensor:
+    r"""How far means and standard deviations are from those stored (ZeroQ, Cai et al., 2020, eq. 3).
+
+    .. math:: \sum_i \|\tilde\mu_i - \mu_i\|_2^2 + \|\tilde\sigma_i - \sigma_i\|_2^2
+
+    Each layer's squared norms are divided by its number of channels, as in the authors' code.
+
+    Args:
+        measured, reference: (mean, variance) of every layer, [C] each.
+    Returns:
+        a scalar, zero where all agree.
+    """
+    return len(reference) * batchnorm.mean_divergence(measured, reference, batchnorm.moment_mse)
+
+
+def distilled_images(
+    model: nn.Module, config: ZeroQConfig | None = None, shape: tuple[int, int, int] = (3, 32, 32), progress: bool = False
+) -> tuple[ImageSet, list[float]]:  # fmt: skip
+    """One batch of images from normal noise (ZeroQ, Cai et al., 2020, algorithm 1), and the loss of every step.
+
+    The network's input counts as one more layer with mean zero and deviation one after normalisation.
+
+    Args:
+        model: with its BatchNorm layers; never changed. shape: of one image.
+    """
+    config = config or ZeroQConfig()
+    mean, std = normalization(model)
+    reference = [*batchnorm.stored(model), (torch.zeros_like(mean), torch.ones_like(std))]
+
+    def loss(x, _logits, moments):
+        z_mean, z_var = (x.mean((0, 2, 3)) - mean) / std, x.var((0, 2, 3), unbiased=False) / std.square()
+        return distance([*moments, (z_mean, z_var)], reference)
+
+    images, history = optimize_images(
+        model, loss, config.batch, shape, config, config.seed, what="ZeroQ's distillation", progress=progress
+    )
+    return generated(images, "ZeroQ"), history
+
+
+def input_extremes(model: nn.Module, names: list[str], images: ImageSet, batch: int = 16) -> dict[str, levels.Limits]:
+    """Smallest and largest input of each named layer of a float network over `images`: scalars."""
+    if not len(images):
+        raise DataFreeError("ranges were to be measured on no image at all; give at least one.")
+    found: dict[str, list] = {name: [] for name in names}
+    for x, _ in images.batches(batch):
+        for name, value in inputs_of(model, names, x).items():
+            found[name].append((value.min(), value.max()))
+    return {name: (torch.stack(lows).min(), torch.stack(highs).max()) for name, ends in found.items() for lows, highs in [zip(*ends)]}  # fmt: skip
+
+
+def set_ranges(student: nn.Module, model: nn.Module, images: ImageSet) -> None:
+    """Ranges of every `LevelLayer` of `student`, in place: the extremes in `model`, its float original, on `images`."""
+    layers = {name: module for name, module in student.named_modules() if isinstance(module, levels.LevelLayer)}
+    for name, (low, high) in input_extremes(model, list(layers), images).items():
+        layers[name].low.copy_(low), layers[name].high.copy_(high)

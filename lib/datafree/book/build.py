@@ -1,0 +1,158 @@
+"""From executed notebooks to the rendered book: staging, rendering, and a build that can always be repeated.
+
+`_build/src` holds what Jupyter Book reads, made anew each time. The rendered pages take the name `_build/html`
+only when they are complete, so an interrupted or failed build leaves the last good book in place.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import IO
+
+from .. import files
+from ..errors import DataFreeError
+from . import run
+
+SOURCE = files.BUILD / "src"
+HTML = files.BUILD / "html"
+PAGES = files.BUILD / "pages"
+LOGS = files.BUILD / "logs"
+MARKER = ".profile"
+"""A file in _build/html that says which profile the rendered book shows."""
+
+
+def stage(profile: str, notebooks: list[str]) -> Path:
+    """Make _build/src: the prose, the generated pages with what they link to, the executed notebooks (seed 0)."""
+    fresh = files.BUILD / ".src-new"
+    shutil.rmtree(fresh, ignore_errors=True)
+    shutil.copytree(files.ROOT / "book", fresh, ignore=shutil.ignore_patterns("records", "papers", "_toc.yml", ".*"))
+    os.rename(fresh / "_static", fresh / "static")  # under its own name Jupyter Book would load every script in it
+    shutil.copytree(PAGES, fresh, dirs_exist_ok=True)
+    (fresh / "notebooks").mkdir()
+    for name in notebooks:
+        executed, _ = run.places(name, profile, 0)
+        (fresh / "notebooks" / f"{name}.ipynb").write_text(json.dumps(tidy(json.loads(executed.read_text())), indent=1))
+    swap(fresh, SOURCE)
+    return SOURCE
+
+
+def tidy(notebook: dict) -> dict:
+    """Drop what papermill adds: its metadata (paths, times) and the cell of injected parameters."""
+    notebook["metadata"].pop("papermill", None)
+    cells = []
+    for cell in notebook["cells"]:
+        for key in ("papermill", "execution"):
+            cell["metadata"].pop(key, None)
+        if "injected-parameters" not in cell["metadata"].get("tags", []):
+            cells.append(cell)
+    return notebook | {"cells": cells}
+
+
+def swap(fresh: Path, place: Path) -> None:
+    """Put the folder `fresh` in the place of `place`."""
+    old = place.with_name(f".{place.name}-old")
+    shutil.rmtree(old, ignore_errors=True)
+    if place.exists():
+        os.rename(place, old)
+    os.rename(fresh, place)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def render(profile: str) -> Path:
+    """Render _build/src to _build/html with Jupyter Book; any warning fails and leaves the old pages."""
+    fresh = files.BUILD / ".render"
+    shutil.rmtree(fresh, ignore_errors=True)
+    LOGS.mkdir(parents=True, exist_ok=True)
+    program = Path(sys.executable).with_name("jupyter-book")
+    options = [
+        "--config",
+        files.ROOT / "_config.yml",
+        "--toc",
+        files.ROOT / "book" / "_toc.yml",
+        "--path-output",
+        fresh,
+    ]
+    command = [program, "build", SOURCE, *options, "--all", "-W", "--keep-going"]
+    done = subprocess.run(command, cwd=files.ROOT, capture_output=True, text=True, env=os.environ | {"NO_COLOR": "1"})
+    log = LOGS / "render.log"
+    log.write_text(done.stdout + done.stderr)
+    if done.returncode:
+        wrong = [line for line in log.read_text().splitlines() if "WARNING" in line or "ERROR" in line]
+        raise DataFreeError(
+            "\n  ".join([f"the book was not rendered; Jupyter Book says (all of it in '{log}'):", *wrong[:20]])
+        )
+    pages = fresh / "_build" / "html"
+    (pages / MARKER).write_text(profile)
+    swap(pages, HTML)
+    shutil.rmtree(fresh)
+    return HTML / "index.html"
+
+
+def publish_records(profile: str, notebooks: list[str], seeds: list[int]) -> int:
+    """Copy fresh records to book/records, where they are committed; return how many there were."""
+    for name in notebooks:
+        for seed in seeds:
+            _, fresh = run.places(name, profile, seed)
+            target = files.RECORDS / fresh.relative_to(files.BUILD / "records")
+            files.write_atomically(target, lambda temporary, fresh=fresh: shutil.copyfile(fresh, temporary))
+    return len(notebooks) * len(seeds)
+
+
+def orphans() -> list[str]:
+    """One sentence for each process that still runs a notebook of _build."""
+    found = []
+    for lock in sorted((files.BUILD / "executed").glob("*/.*.lock")):
+        process = run.holder(lock)
+        if process:
+            found.append(run.busy_sentence(lock.with_name(lock.stem[1:] + ".ipynb"), process))
+    return found
+
+
+def stale_locks() -> list[Path]:
+    """Snakemake's locks; stale whenever no build is running."""
+    return sorted((files.ROOT / ".snakemake" / "locks").glob("*.lock"))
+
+
+def _busy(_, process: str | None) -> str:
+    return f"another build is running (process {process}); wait for it, or end it with 'kill {process}'."
+
+
+def build(goal: str = "book", profile: str = "book", cores: int | None = None) -> None:
+    """Bring `goal` up to date with Snakemake; one build at a time, left-over locks are removed.
+
+    Raises:
+        DataFreeError: another build or a left-over process is at work, or a step failed.
+    """
+    with run.sole_writer(files.BUILD / "build", _busy) as lock:
+        left_over = orphans()
+        if left_over:
+            raise DataFreeError(left_over[0])
+        snakemake = [sys.executable, "-m", "snakemake", "--cores", str(cores or min(2, os.cpu_count() or 1))]
+        snakemake += ["--rerun-triggers", "mtime", "--rerun-incomplete", "--quiet", "all"]
+        snakemake += ["--config", f"profile={profile}"]
+        if stale_locks():
+            print("an earlier build was interrupted; going on from what it finished", flush=True)
+            subprocess.run([*snakemake, "--unlock"], cwd=files.ROOT, capture_output=True)
+        failed = _supervise([*snakemake, "--", goal], lock)
+    if failed:
+        raise DataFreeError(
+            "the build stopped at the step named above; what was finished is kept, and the same command goes on from there."
+        )
+
+
+def _supervise(command: list[str], lock: IO[str]) -> int:
+    """Run `command` with all its descendants in one group, which an interruption ends; it holds the lock as well."""
+    process = subprocess.Popen(command, cwd=files.ROOT, start_new_session=True, pass_fds=(lock.fileno(),))
+    run.name_holder(lock, process.pid)
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        os.killpg(process.pid, signal.SIGINT)
+        process.wait()
+        raise

@@ -1,0 +1,264 @@
+"""A run of a chapter: its parameters, network and images, what it measures, and the record it leaves."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import shlex
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from .. import files
+from ..config import Strict, triple, validate
+from ..core.metrics import count_classes
+from ..core.provenance import peak_memory_mb, provenance
+from ..data.images import ImageSet
+from ..data.sources import load_images
+from ..errors import DataFreeError
+from ..evidence import claims
+from ..evidence.record import SCALES, Addition, ClaimEntry, Record, plain, portable
+from ..networks.weights import load_network
+from ..networks.zoo import image_size
+from ..papers.knowledge_within import synthesis
+from . import parameters
+
+WORDS = {True: "holds", False: "does not hold", None: "undecided"}
+
+
+def command(notebook: str, config: Strict) -> str:
+    """The command line that runs the notebook with these parameters again."""
+    given = {name: value for name, value in config.model_dump().items() if name in _given(notebook, config)}
+    words = ["datafree", "run", notebook, "--profile", config.profile, "--seed", str(config.seed)]
+    for name, value in given.items():
+        words += ["-p", f"{name}={portable(value)}"]
+    return shlex.join(words)
+
+
+def _given(notebook: str, config: Strict) -> set[str]:
+    asked = {
+        name
+        for name, value in parameters.load_profile(config.profile).get(notebook, {}).items()
+        if value == parameters.ASK
+    }
+    return asked | set(parameters.overridden(notebook, config))
+
+
+def default_path(notebook: str, config: Strict) -> Path:
+    """_build/records/PROFILE/NOTEBOOK/seedK.json; under _build/runs where the profile's parameters were changed."""
+    trial = bool(parameters.overridden(notebook, config))
+    folder = files.BUILD / "runs" if trial else files.BUILD / "records" / config.profile
+    return folder / notebook / f"seed{config.seed}.json"
+
+
+def _seed_everything(seed: int) -> None:
+    import random
+
+    import numpy
+    import torch
+
+    random.seed(seed)
+    numpy.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+class Chapter:
+    """One run of a notebook: its parameters, what it measures, and the record it leaves."""
+
+    def __init__(self, notebook: str, config: Strict):
+        self.notebook = notebook
+        self.config = config
+        self._started = datetime.datetime.now(datetime.UTC)
+        self._clock = time.perf_counter()
+        self._cpu = time.process_time()
+        self._provenance = provenance()
+        self._metrics: dict[str, Any] = {}
+        self._claims: dict[str, dict] = {}
+        self._additions: dict[str, dict] = {}
+
+    def metric(self, name: str, value: Any) -> None:
+        """Keep a measured value; a later value of the same name takes its place."""
+        self._metrics[str(name)] = plain(value, str(name))
+
+    def claim(
+        self,
+        claim_id: str,
+        *,
+        holds: bool | None,
+        measured: dict[str, Any] | None = None,
+        note: str = "",
+        margin: float | None = None,
+        scale: str | None = None,
+        printed: dict[str, Any] | None = None,
+    ) -> None:
+        """Note whether a claim held, and say so in words.
+
+        Args:
+            claim_id: an id of book/papers/claims.yaml, once a run.
+            holds: True, False, or None where the run cannot tell.
+            measured: name -> number, or a list with one number a repetition (they become points of the ledger).
+            note: what a reader must know to judge it.
+            margin: the tolerance that the verdict allowed.
+            scale: 'book', 'reduced' or 'paper'; default: the profile's name ('reduced' for a profile of your own).
+            printed: name -> what the paper prints for it.
+        """
+        statement = claims.claim(claim_id).statement
+        entry = self._entry(claim_id, holds, measured, note, margin, scale) | {
+            "printed": plain(printed or {}, claim_id)
+        }
+        self._keep(self._claims, validate(ClaimEntry, entry, f"claim '{claim_id}'"), statement)
+
+    def addition(
+        self,
+        name: str,
+        statement: str,
+        *,
+        holds: bool | None,
+        measured: dict[str, Any] | None = None,
+        note: str = "",
+        margin: float | None = None,
+    ) -> None:
+        """Note whether a statement of ours held; the ledger lists these apart from the papers' claims.
+
+        Args:
+            name: 'own-' and a short word, once a run. Others as for `claim`.
+        """
+        if not name.startswith("own-"):
+            raise DataFreeError(f"the name of an addition starts with 'own-', unlike '{name}', so none is a paper's.")
+        entry = self._entry(name, holds, measured, note, margin, None) | {"statement": statement}
+        self._keep(self._additions, validate(Addition, entry, f"addition '{name}'"), statement)
+
+    def _entry(self, name: str, holds, measured, note: str, margin, scale: str | None) -> dict[str, Any]:
+        return {
+            "id": name,
+            "holds": plain(holds, f"{name}, holds"),
+            "measured": plain(measured or {}, name),
+            "margin": plain(margin, f"{name}, margin"),
+            "note": note,
+            "scale": self._scale(scale),
+        }
+
+    def _keep(self, where: dict[str, dict], entry: ClaimEntry, statement: str) -> None:
+        if entry.id in where:
+            raise DataFreeError(
+                f"claim '{entry.id}' was already measured in this run; run the notebook again from its first cell."
+            )
+        where[entry.id] = entry.model_dump()
+        print(f"{entry.id} {WORDS[entry.holds]}: {statement}")
+
+    def _scale(self, scale: str | None) -> str:
+        profile = self.config.profile
+        return "smoke" if profile == "smoke" else scale or (profile if profile in SCALES else "reduced")
+
+    def record(self) -> dict[str, Any]:
+        """The record as it stands now."""
+        overrides = parameters.overridden(self.notebook, self.config)
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        return {
+            "notebook": self.notebook,
+            "profile": self.config.profile,
+            "seed": self.config.seed,
+            "parameters": {name: portable(value) for name, value in self.config.model_dump().items()},
+            "overrides": {name: portable(value) for name, value in overrides.items()},
+            "command": command(self.notebook, self.config),
+            "provenance": self._provenance | {"written": now},
+            "started": self._started.isoformat(timespec="seconds"),
+            "seconds": round(time.perf_counter() - self._clock, 2),
+            "cpu_seconds": round(time.process_time() - self._cpu, 2),
+            "peak_memory_mb": peak_memory_mb(),
+            "metrics": self._metrics,
+            "claims": list(self._claims.values()),
+            "additions": list(self._additions.values()),
+        }
+
+    def finish(self) -> None:
+        """Write the record, whole or not at all: the last cell of a notebook."""
+        record = self.record()
+        validate(Record, record, f"the record of {self.notebook}")
+        text = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        path = Path(os.environ.get("DATAFREE_RECORD") or default_path(self.notebook, self.config))
+        files.write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+        print(f"{self.notebook}: record written.")
+
+
+def begin(notebook: str, namespace: dict[str, Any]) -> Chapter:
+    """Start a chapter: check the parameters found in `namespace` (a notebook's globals()), seed, and note the time.
+
+    Raises:
+        DataFreeError: an unknown notebook or profile, or a parameter that is missing or does not fit.
+    """
+    cls = parameters.parameters_of(notebook)
+    missing = [name for name in cls.model_fields if name not in namespace]
+    if missing:
+        raise DataFreeError(f"{notebook}: the parameters cell does not set {', '.join(missing)}; run that cell first.")
+    config = validate(cls, {name: namespace[name] for name in cls.model_fields}, notebook)
+    parameters.load_profile(config.profile)
+    _seed_everything(config.seed)
+    chapter = Chapter(notebook, config)
+    git, torch = chapter._provenance["git"], chapter._provenance["packages"]["torch"]
+    state = git["commit"][:7] + (" with changes" if git["dirty"] else "")
+    print(f"{notebook} · profile {config.profile} · seed {config.seed} · commit {state} · torch {torch}")
+    return chapter
+
+
+SOURCES = {"real": "real", "bns": "BNS", "bns_inception": "BNS + I", "inception": "I", "gaussian": "G"}
+"""Sources of calibration images in the order of the paper's tables, with the names shown in figures."""
+
+
+def network(config: Strict) -> nn.Module:
+    """The reference network: embedded weights, or the file of `weights` with its normalisation."""
+    settings = {name: value for name in ("mean", "std") if (value := triple(getattr(config, name)))}
+    return load_network(config.model, config.weights or None, **settings)
+
+
+def images(config: Strict, split: str, count: int | None = None) -> ImageSet:
+    """The data set of `config`; with `count`, an evenly spread part that keeps the classes' shares."""
+    side = image_size(config.model)
+    whole = load_images(config.data, split, root=config.root or None, size=side, limit=count)
+    if count is None or count >= len(whole):
+        return whole
+    if count < len(whole.classes):
+        raise DataFreeError(f"{count} images were asked for, fewer than the {len(whole.classes)} classes.")
+    return whole.per_class(count // len(whole.classes))
+
+
+def part(pool: ImageSet, count: int) -> ImageSet:
+    """`count` images of a pool: of a real one equally many a class, of a generated one every so many-th."""
+    if count >= len(pool):
+        return pool
+    if pool.pixels.dtype == torch.uint8:
+        return pool.per_class(max(1, count // len(pool.classes)))
+    return pool[torch.linspace(0, len(pool) - 1, count).long()]
+
+
+def synthesis_config(config: parameters.KWPools, scheme: str, sigma: float = 1.0) -> synthesis.SynthesisConfig:
+    """How the pools of images are made that the chapters on calibration and distillation share."""
+    return synthesis.SynthesisConfig(
+        scheme=scheme, batch=config.synthesis_batch, steps=config.synthesis_steps, copies=config.copies,
+        rate=config.rate, sigma=sigma, precision=config.precision, seed=config.seed,
+    )  # fmt: skip
+
+
+def pool_path(config: parameters.KWPools, scheme: str, sigma: float = 1.0) -> Path:
+    """Where the images of a scheme are kept between runs."""
+    kernel = "" if sigma == 1.0 else f"-sigma{sigma:g}"
+    return files.BUILD / "images" / config.profile / f"{scheme}{kernel}-seed{config.seed}.safetensors"
+
+
+def pool(
+    model: nn.Module, config: parameters.KWPools, source: str, sigma: float = 1.0, count: int | None = None
+) -> ImageSet:
+    """`count` (default: config.images) images of one source: real training images, or made (or read back) by a scheme."""
+    count = count or config.images
+    if source == "real":
+        return images(config, "train", count)
+    if source not in synthesis.SCHEMES:
+        raise DataFreeError(f"image source '{source}' is not known; choose one of {', '.join(SOURCES)}.")
+    path = pool_path(config, source, sigma)
+    side = image_size(config.model) or 32
+    classes = count_classes(model, (3, side, side))
+    return synthesis.image_set(model, synthesis_config(config, source, sigma), count, path, side, classes)

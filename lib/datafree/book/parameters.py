@@ -1,0 +1,382 @@
+"""The parameters of each chapter, and the profiles that set them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from .. import files
+from ..config import Strict, _read_text, suggestion, validate
+from ..core.precision import Precision as PassPrecision
+from ..errors import DataFreeError
+
+Seed = Annotated[int, Field(ge=0, lt=2**31, description="seeds Python, NumPy and torch")]
+Profile = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$", description="name of a file in notebooks/profiles")]
+Model = Annotated[str, Field(min_length=1, description="name of the network")]
+Weights = Annotated[str, Field(description="file of a state dict; empty: the embedded weights")]
+Triple = Annotated[
+    str,
+    Field(
+        pattern=r"^$|^\s*\d*\.?\d+(?:[\s,]+\d*\.?\d+){2}\s*$",
+        description="three numbers for red, green and blue; empty: those stored with the weights",
+    ),
+]
+Data = Annotated[str, Field(min_length=1, description="cifar10-stub, scenes, a torchvision data set, or folder:PATH")]
+Root = Annotated[str, Field(description="folder of torchvision's data sets; empty for the embedded subset")]
+Precision = Annotated[
+    PassPrecision,
+    Field(description="arithmetic of the network's passes in synthesis; auto: bf16 where the processor has it"),
+]
+Batch = Annotated[int, Field(ge=2, le=4096, description="images a step")]
+Rate = Annotated[float, Field(gt=0, le=10, description="first learning rate of Adam on the images (not given)")]
+Copies = Annotated[int, Field(ge=1, le=16, description="augmented copies of each image a step (section 4.1: 4)")]
+NUMBERS = r"^\d+(\.\d+)?( \d+(\.\d+)?)*$"
+"""Pattern of numbers with a space between them."""
+TestImages = Annotated[int, Field(ge=10, le=1_000_000, description="test images to evaluate on, at most")]
+
+
+class NotebookParameters(Strict):
+    """What every chapter is asked: the run, the network and the images."""
+
+    seed: Seed = 0
+    profile: Profile = "book"
+    model: Model = "resnet20"
+    weights: Weights = ""
+    mean: Triple = ""
+    std: Triple = ""
+    data: Data = "cifar10-stub"
+    root: Root = ""
+
+
+class Start(NotebookParameters):
+    """Parameters of 00_start."""
+
+    images: int = Field(2000, ge=10, le=1_000_000, description="test images to evaluate on, at most")
+
+
+class KWSynthesis(NotebookParameters):
+    """Parameters of 01_kw_synthesis."""
+
+    batch: Batch = 128
+    steps: int = Field(60, ge=2, le=100_000, description="steps of each optimisation (section 4.3: 1000)")
+    rate: Rate = 0.1
+    copies: Copies = 1
+    precision: Precision = "auto"
+
+
+class KWPools(NotebookParameters):
+    """How the pools of images are made that several chapters of *The Knowledge Within* read."""
+
+    images: int = Field(500, ge=10, le=1_000_000, description="images of each source (section 4.2: 50 a class)")
+    synthesis_batch: Batch = 128
+    synthesis_steps: int = Field(40, ge=1, le=100_000, description="steps of Algorithm 1 (not given)")
+    rate: Rate = 0.1
+    copies: Copies = 1
+    precision: Precision = "auto"
+
+
+class KWCalibration(KWPools):
+    """Parameters of 02_kw_calibration."""
+
+    seeds: int = Field(5, ge=1, le=100, description="repetitions of each calibration")
+    steps: int = Field(15, ge=1, le=100_000, description="calibration batches (section 4.2: 200)")
+    batch: int = Field(128, ge=16, le=4096, description="images a calibration batch (section 4.2: 256)")
+    test_images: TestImages = 1000
+
+
+class KWDistillation(KWPools):
+    """Parameters of 03_kw_distillation."""
+
+    steps: int = Field(120, ge=2, le=1_000_000, description="steps of the main runs (section 4.2: 16,000)")
+    short_steps: int = Field(25, ge=2, le=1_000_000, description="steps of the runs that compare recipes")
+    batch: Batch = 64
+    kd_rate: float = Field(3e-4, gt=0, le=10, description="peak learning rate of distillation (not given)")
+    optimizer: Literal["sgd", "adam"] = Field("adam", description="of distillation (section 4.2: sgd)")
+    calibration_steps: int = Field(5, ge=1, le=100_000, description="calibration batches of 128 before distilling")
+    whole_images: int = Field(500, ge=10, le=1_000_000, description="real images that stand for all of them (table 6)")
+    test_images: TestImages = 1000
+
+
+class KWCorrespondence(KWPools):
+    """Parameters of 04_kw_correspondence."""
+
+    batch: int = Field(128, ge=2, le=4096, description="images a batch where J_KL is averaged over batches")
+    reference_images: int = Field(500, ge=10, le=1_000_000, description="training images, at most (table 4: all)")
+    test_images: TestImages = 1000
+    probe_images: int = Field(
+        500,
+        ge=10,
+        le=1_000_000,
+        description="images of each other set, at most; at most half of the test images are damaged",
+    )
+    natural: str = Field("", description="folder:PATH of another set of natural images; empty for none")
+
+
+class LWEqualization(NotebookParameters):
+    """Parameters of 05_lw_equalization."""
+
+    model: Model = "mobilenet_v2_small"
+    second: Model = "resnet20"
+    images: int = Field(500, ge=10, le=1_000_000, description="test and training images to compare with, at most")
+    samples: int = Field(256, ge=2, le=100_000, description="imitated inputs of each layer (figure 4: 2000)")
+    size: int = Field(8, ge=5, le=224, description="height and width of imitated inputs (not given)")
+
+
+Shares = Annotated[str, Field(pattern=r"^0?\.\d+( 0?\.\d+)*$", description="shares to prune, between 0 and 1")]
+Widths = Annotated[
+    str, Field(pattern=r"^([2-9]|1[0-6])( ([2-9]|1[0-6]))*$", description="bits of the weights, 2 to 16 each")
+]
+
+
+class LWQuantization(NotebookParameters):
+    """Parameters of 06_lw_quantization."""
+
+    model: Model = "mobilenet_v2_small"
+    second: Model = "resnet20"
+    third: Model = "slim_vgg"
+    bits: Widths = "8 7 6 5 4"
+    costly_bits: Widths = "6 4"
+    other_bits: Widths = "6 4"
+    samples: int = Field(2000, ge=10, le=1_000_000, description="imitated inputs of each layer (figure 4: 2000)")
+    grid: int = Field(100, ge=2, le=1000, description="N of figure 4")
+    synthetic_images: int = Field(32, ge=2, le=100_000, description="images of ZeroQ and of Deep Inversion, each")
+    synthetic_steps: int = Field(20, ge=1, le=100_000, description="steps on them (ZeroQ: 500, Deep Inversion: 2000)")
+    round_steps: int = Field(30, ge=1, le=100_000, description="steps of AdaRound on each layer (10,000)")
+    training_steps: int = Field(5, ge=1, le=1_000_000, description="steps of the distilled students (not given)")
+    batch: Batch = 32
+    test_images: TestImages = 300
+    other_images: TestImages = 150
+    lite_bits: Widths = "8 7 6 5"
+    lite_samples: int = Field(
+        300, ge=10, le=1_000_000, description="imitated inputs of each layer of EfficientNet-Lite0"
+    )
+    lite_images: int = Field(200, ge=2, le=1_000_000, description="images that EfficientNet-Lite0 is compared on")
+    imagenet: str = Field(
+        "", description="folder:PATH of ImageNet's images for EfficientNet-Lite0; empty: enlarged ones of `data`"
+    )
+
+
+class LWPruning(NotebookParameters):
+    """Parameters of 07_lw_pruning."""
+
+    model: Model = "mobilenet_v2_small"
+    second: Model = "resnet20"
+    shares: Shares = "0.35 0.5 0.62"
+    second_shares: Shares = "0.35 0.5"
+    steps: int = Field(100, ge=1, le=1_000_000, description="steps of Adam on each layer (section IV: 100,000)")
+    rate: float = Field(0.001, gt=0, le=1, description="first rate of Adam (section IV: 0.001)")
+    drawn_steps: int = Field(40, ge=1, le=1_000_000, description="steps of the runs with drawn inputs")
+    repeats: int = Field(3, ge=2, le=100, description="runs with drawn inputs, each with a seed of its own")
+    long_steps: int = Field(200, ge=1, le=1_000_000, description="longest of three trainings")
+    generative_steps: int = Field(8, ge=1, le=1_000_000, description="steps of AKD and of DI (not given)")
+    inversion_steps: int = Field(20, ge=1, le=100_000, description="steps on the images of DI (2000)")
+    batch: Batch = 32
+    test_images: TestImages = 500
+    lite_shares: Shares = "0.15"
+    lite_steps: int = Field(40, ge=1, le=1_000_000, description="steps of Adam on EfficientNet-Lite0")
+    lite_images: int = Field(50, ge=10, le=1_000_000, description="images that EfficientNet-Lite0 is compared on")
+
+
+class UDFCRepair(KWPools):
+    """Parameters of 08_udfc."""
+
+    shares: Shares = "0.3 0.5 0.7"
+    bits: Widths = "4 3 2"
+    repair_images: int = Field(160, ge=2, le=100_000, description="images that pass through the network in a repair")
+    sources: str = Field(
+        "bns bns_inception",
+        pattern=r"^bns( bns_inception)?$",
+        description="schemes of the synthetic images: bns, and bns_inception or not",
+    )
+    other_steps: int = Field(20, ge=1, le=100_000, description="steps of Algorithm 1 for the other networks")
+    other_images: Batch = 64
+    test_images: TestImages = 1000
+    side_images: int = Field(500, ge=10, le=1_000_000, description="test images of all but the main table, at most")
+
+
+Reduction = Annotated[float, Field(gt=1, le=20, description="how many times fewer FLOPs")]
+
+
+class FRanDIRecovery(NotebookParameters):
+    """Parameters of 09_frandi_recovery."""
+
+    reduction: Reduction = 3.0
+    images: int = Field(64, ge=16, le=4096, description="synthetic images of the main run (section 4.1: 256)")
+    synthesis_steps: int = Field(60, ge=2, le=100_000, description="steps of Adam on them (section 4: 500)")
+    steps: int = Field(30, ge=2, le=100_000, description="steps of recovery (section 4.1: about 1000)")
+    rate: float = Field(0.01, gt=0, le=10, description="first rate of recovery (section 4: 1e-4)")
+    finetune_rate: float = Field(1e-3, gt=0, le=10, description="first rate of fine-tuning on real images (not given)")
+    batch: int = Field(32, ge=2, le=4096, description="images a step, where a set is larger (section 4.1: 256)")
+    small_images: int = Field(32, ge=4, le=4096, description="images of each set that recipes are compared on")
+    small_synthesis_steps: int = Field(16, ge=2, le=100_000, description="steps of Adam on those sets")
+    small_steps: int = Field(12, ge=2, le=100_000, description="steps of recovery in comparisons")
+    seeds: int = Field(2, ge=1, le=100, description="sets for each row of table 1 (5)")
+    test_images: TestImages = 500
+    precision: Precision = "auto"
+
+
+class FRanDISelection(NotebookParameters):
+    """Parameters of 10_frandi_selection."""
+
+    second: Model = "slim_vgg"
+    reductions: str = Field("2 3 4", pattern=NUMBERS, description="times fewer FLOPs, several, of table 5")
+    images: int = Field(64, ge=4, le=4096, description="synthetic images of each network (section 5.1: 128 to 256)")
+    synthesis_steps: int = Field(90, ge=2, le=100_000, description="steps of Adam on them (section 4: 500)")
+    networks: int = Field(30, ge=4, le=10_000, description="random networks of figure 2 (50)")
+    plot_reduction: Reduction = 3.0
+    candidates: int = Field(60, ge=4, le=100_000, description="sets of ranks of each search (section 5.1: 500)")
+    branches: int = Field(4, ge=0, le=1000, description="distinct first ranks of a search; 0: all independent")
+    steps: int = Field(20, ge=1, le=100_000, description="steps of recovery (section 5.1: 500)")
+    rate: float = Field(0.01, gt=0, le=10, description="first rate of recovery (section 5.1: 1e-3)")
+    test_images: TestImages = 300
+    precision: Precision = "auto"
+
+
+class FRanDIPruneQuantize(NotebookParameters):
+    """Parameters of 11_frandi_prune_quantize."""
+
+    images: int = Field(64, ge=16, le=4096, description="synthetic images (section 4.1: 256)")
+    synthesis_steps: int = Field(60, ge=2, le=100_000, description="steps of Adam on them (section 4: 500)")
+    kept: str = Field(
+        "0.5 0.3 0.2",
+        pattern=r"^0?\.\d+( 0?\.\d+)*$",
+        description="shares of the parameters that stay, between 0 and 1 (table 4: 0.5, 0.8)",
+    )
+    candidates: int = Field(30, ge=4, le=100_000, description="sets of shares of each search (not given)")
+    branches: int = Field(4, ge=0, le=1000, description="distinct first shares of a search; 0: all independent")
+    steps: int = Field(12, ge=2, le=100_000, description="steps of Feature Regression (table 4: 400)")
+    finetune_steps: int = Field(6, ge=1, le=100_000, description="steps of the shorter fine-tuning (table 4: 200)")
+    rate: float = Field(0.01, gt=0, le=10, description="first rate of Feature Regression (not given)")
+    quantize_rate: float = Field(0.003, gt=0, le=10, description="the same for rounded networks (not given)")
+    finetune_rate: float = Field(1e-3, gt=0, le=10, description="first rate of fine-tuning (not given)")
+    batch: Batch = 32
+    reduction: Reduction = 3.0
+    percents: str = Field(
+        "2 10 50 100",
+        pattern=r"^\d+(\.\d+)?( \d+(\.\d+)?)*$",
+        description="shares of the training images, in percent (table 6: 1 to 100)",
+    )
+    repeats: int = Field(2, ge=1, le=100, description="draws of each share (table 6: 5)")
+    mixed_steps: int = Field(8, ge=1, le=1_000_000, description="steps of fine-tuning on a share (not given)")
+    mixed_rate: float = Field(3e-4, gt=0, le=10, description="first rate of it (not given)")
+    train_images: int = Field(500, ge=10, le=1_000_000, description="real training images, at most (paper: all)")
+    test_images: TestImages = 500
+    precision: Precision = "auto"
+
+
+class FRanDISegmentation(NotebookParameters):
+    """Parameters of 12_frandi_segmentation."""
+
+    model: Model = "segmenter"
+    data: Data = "scenes"
+    reductions: str = Field("2.5 3", pattern=NUMBERS, description="times fewer FLOPs, rising (table 7)")
+    images: int = Field(16, ge=2, le=4096, description="synthetic images (section 5.2: 16)")
+    other_images: str = Field("4 8 32", pattern=r"^\d+( \d+)*$", description="further sizes of the set of images")
+    synthesis_steps: int = Field(160, ge=2, le=100_000, description="steps of Adam on them (section 4: 500)")
+    candidates: int = Field(60, ge=4, le=100_000, description="sets of ranks of each search (section 5.1: 500)")
+    branches: int = Field(4, ge=0, le=1000, description="distinct first ranks of a search; 0: all independent")
+    steps: int = Field(60, ge=1, le=100_000, description="steps of recovery (not given; section 5.1: 500)")
+    rate: float = Field(0.003, gt=0, le=10, description="first rate of recovery (not given)")
+    test_images: TestImages = 300
+    precision: Precision = "auto"
+
+
+NOTEBOOKS: dict[str, type[Strict]] = {
+    "00_start": Start,
+    "01_kw_synthesis": KWSynthesis,
+    "02_kw_calibration": KWCalibration,
+    "03_kw_distillation": KWDistillation,
+    "04_kw_correspondence": KWCorrespondence,
+    "05_lw_equalization": LWEqualization,
+    "06_lw_quantization": LWQuantization,
+    "07_lw_pruning": LWPruning,
+    "08_udfc": UDFCRepair,
+    "09_frandi_recovery": FRanDIRecovery,
+    "10_frandi_selection": FRanDISelection,
+    "11_frandi_prune_quantize": FRanDIPruneQuantize,
+    "12_frandi_segmentation": FRanDISegmentation,
+}
+"""The parameters of each notebook; the defaults are those of its parameters cell and of the profile 'book'."""
+
+ASK = "?"
+"""In a profile: a value that only the user can give."""
+
+_RUN_NAMES = ("seed", "profile")
+
+
+def parameters_of(notebook: str) -> type[Strict]:
+    """The parameter class of a notebook, or DataFreeError with the names there are."""
+    if notebook not in NOTEBOOKS:
+        raise DataFreeError(
+            f"notebook '{notebook}' is not known{suggestion(notebook, NOTEBOOKS)}; known: {', '.join(NOTEBOOKS)}."
+        )
+    return NOTEBOOKS[notebook]
+
+
+def load_profile(profile: str) -> dict[str, dict[str, Any]]:
+    """Notebook -> overrides of its defaults, from notebooks/profiles/PROFILE.yaml, all of them validated."""
+    folder = files.ROOT / "notebooks" / "profiles"
+    known = sorted(path.stem for path in folder.glob("*.yaml"))
+    if profile not in known:
+        raise DataFreeError(f"profile '{profile}' is not known{suggestion(profile, known)}; known: {', '.join(known)}.")
+    path = folder / f"{profile}.yaml"
+    content = files.read_yaml(path) or {}
+    if not isinstance(content, dict):
+        raise DataFreeError(f"'{path}' must map names of notebooks to their parameters.")
+    return {notebook: _profile_entry(path, notebook, values) for notebook, values in content.items()}
+
+
+def _profile_entry(path: Path, notebook: str, values: Any) -> dict[str, Any]:
+    values = {} if values is None else values
+    if notebook not in NOTEBOOKS:
+        close = suggestion(notebook, NOTEBOOKS)
+        raise DataFreeError(
+            f"'{path}' names a notebook '{notebook}' that does not exist{close}; known: {', '.join(NOTEBOOKS)}."
+        )
+    if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
+        raise DataFreeError(f"'{path}', notebook {notebook}: expected parameters as 'name: value'.")
+    for name in _RUN_NAMES:
+        if name in values:
+            raise DataFreeError(
+                f"'{path}', notebook {notebook}: '{name}' belongs to a run, not to a profile; remove it."
+            )
+    asked = {name for name, value in values.items() if value == ASK}
+    unknown = asked - set(NOTEBOOKS[notebook].model_fields)
+    given = {name: value for name, value in values.items() if name not in asked or name in unknown}
+    validate(NOTEBOOKS[notebook], given, f"'{path}', notebook {notebook}")
+    return values
+
+
+def resolve(notebook: str, profile: str = "book", overrides: dict[str, Any] | None = None, seed: int = 0) -> Any:
+    """The parameters of one run: defaults, then the profile's, then `overrides` (texts or values), then the seed.
+
+    Raises:
+        DataFreeError: an unknown notebook, profile or name, a wrong type, NaN, a value out of range, or
+            a value that the profile leaves to the user and that `overrides` does not give.
+    """
+    cls = parameters_of(notebook)
+    values = dict(load_profile(profile).get(notebook, {}))
+    for name, value in (overrides or {}).items():
+        if name in _RUN_NAMES:
+            raise DataFreeError(f"'{name}' is not an override; give --{name} VALUE instead of -p {name}=VALUE.")
+        values[name] = _read_text(cls, name, value)
+    asked = [name for name, value in values.items() if value == ASK]
+    if asked:
+        hint = "; ".join(
+            f"-p {name}=VALUE ({cls.model_fields[name].description})" for name in asked if name in cls.model_fields
+        )
+        raise DataFreeError(f"profile '{profile}' of {notebook} leaves {', '.join(asked)} to you; give {hint}.")
+    return validate(cls, values | {"seed": seed, "profile": profile}, notebook)
+
+
+def overridden(notebook: str, config: Strict) -> dict[str, Any]:
+    """Parameters of `config` that differ from its profile's; what the profile leaves to the user does not count."""
+    profile = load_profile(config.profile).get(notebook, {})
+    usual = parameters_of(notebook)().model_dump() | profile
+    return {
+        name: value
+        for name, value in config.model_dump().items()
+        if name not in _RUN_NAMES and usual[name] != ASK and value != usual[name]
+    }

@@ -1,0 +1,106 @@
+"""What a network is worth: accuracy, agreement, and the mean intersection over union."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from ..data.images import ImageSet
+from ..errors import DataFreeError
+from .hooks import evaluating
+from .precision import autocast
+
+
+@torch.no_grad()
+def outputs(model: nn.Module, images: ImageSet, batch: int = 250, bf16: bool = False) -> torch.Tensor:
+    """Logits [N, K] in evaluation mode; the model's mode is put back afterwards.
+
+    Args:
+        bf16: multiply in bfloat16; quantisers still round in float32.
+    """
+    with evaluating(model), autocast(bf16):
+        return torch.cat([model(x).float() for x, _ in images.batches(batch)])
+
+
+def topk(model: nn.Module, images: ImageSet, k: int = 1, batch: int = 250, bf16: bool = False) -> float:
+    """Share of images, in percent, whose label is among the k largest outputs."""
+    if images.labels.ndim > 1:
+        raise DataFreeError(f"'{images.name}' labels pixels; use segmentation.mean_iou, accuracy is for whole images.")
+    if (images.labels < 0).any():
+        raise DataFreeError(f"'{images.name}' has images without labels; accuracy needs labels, agreement does not.")
+    logits = outputs(model, images, batch, bf16)
+    if images.labels.max() >= logits.shape[1]:
+        raise DataFreeError(
+            f"'{images.name}' has {int(images.labels.max()) + 1} classes, the network {logits.shape[1]}; use images of its classes."
+        )
+    best = logits.topk(min(k, logits.shape[1]), dim=1).indices
+    return 100 * int((best == images.labels[:, None]).any(1).sum()) / len(images)
+
+
+def top1(model: nn.Module, images: ImageSet, batch: int = 250, bf16: bool = False) -> float:
+    """Top-1 accuracy in percent."""
+    return topk(model, images, 1, batch, bf16)
+
+
+def top5(model: nn.Module, images: ImageSet, batch: int = 250, bf16: bool = False) -> float:
+    """Top-5 accuracy in percent."""
+    return topk(model, images, 5, batch, bf16)
+
+
+def class_accuracy(model: nn.Module, images: ImageSet, batch: int = 250) -> torch.Tensor:
+    """Top-1 accuracy in percent of each class [K]; NaN where a class has no image."""
+    hits = (outputs(model, images, batch).argmax(1) == images.labels).float()
+    count = torch.bincount(images.labels, minlength=len(images.classes))
+    return 100 * torch.bincount(images.labels, hits, minlength=len(images.classes)) / count
+
+
+def agreement(model: nn.Module, reference: nn.Module, images: ImageSet, batch: int = 250) -> float:
+    """Share of images, in percent, on which both networks choose the same class. Needs no labels."""
+    a, b = (outputs(m, images, batch).argmax(1) for m in (model, reference))
+    return 100 * int((a == b).sum()) / len(images)
+
+
+def confusion(predicted: torch.Tensor, labels: torch.Tensor, classes: int) -> torch.Tensor:
+    """Pixels [classes, classes] by label (row) and prediction (column); labels below zero are left out."""
+    labels, predicted = labels.flatten().long(), predicted.flatten().long()
+    seen = labels >= 0
+    pairs = labels[seen] * classes + predicted[seen]
+    return torch.bincount(pairs, minlength=classes**2).view(classes, classes)
+
+
+def class_iou(table: torch.Tensor) -> torch.Tensor:
+    """Intersection over union of each class in percent; NaN where neither labels nor predictions have it."""
+    table = table.double()
+    both = table.diagonal()
+    return 100 * both / (table.sum(0) + table.sum(1) - both)
+
+
+@torch.no_grad()
+def confusion_of(model: nn.Module, scenes: ImageSet, batch: int = 100, bf16: bool = False) -> torch.Tensor:
+    """`confusion` of a network's most likely classes on labelled images."""
+    if scenes.labels.ndim != 3:
+        raise DataFreeError(f"'{scenes.name}' has one label an image; mean IoU needs one for every pixel.")
+    table = None
+    with evaluating(model), autocast(bf16):
+        for x, y in scenes.batches(batch):
+            logits = model(x)
+            if logits.shape[2:] != y.shape[1:] or logits.shape[1] <= y.max():
+                raise DataFreeError(
+                    f"the network gives {tuple(logits.shape[1:])} (classes, height, width), which does not fit "
+                    f"the labels of '{scenes.name}': {int(y.max()) + 1} classes, {tuple(y.shape[1:])}."
+                )
+            part = confusion(logits.argmax(1), y, logits.shape[1])
+            table = part if table is None else table + part
+    return table
+
+
+def mean_iou(model: nn.Module, scenes: ImageSet, batch: int = 100, bf16: bool = False) -> float:
+    """Mean intersection over union in percent, over all pixels at once; classes that occur nowhere do not count."""
+    return class_iou(confusion_of(model, scenes, batch, bf16)).nanmean().item()
+
+
+@torch.no_grad()
+def count_classes(model: nn.Module, shape: tuple[int, int, int]) -> int:
+    """Number of outputs of the network on one image."""
+    with evaluating(model):
+        return model(torch.zeros(1, *shape)).shape[1]

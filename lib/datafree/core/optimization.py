@@ -1,0 +1,84 @@
+"""The one loop that minimises a loss, with its optimisers and schedules; it knows nothing of networks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import nn
+from tqdm.auto import tqdm
+
+from ..config import Strict
+from ..errors import DataFreeError
+
+
+class FitConfig(Strict):
+    """Everything about an optimisation but what it optimises."""
+
+    steps: int = Field(16000, ge=1, description="length; a short linear warm-up, then the schedule")
+    rate: float = Field(0.02, gt=0, description="peak learning rate")
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    momentum: float = Field(0.9, ge=0, lt=1, description="Nesterov momentum of SGD, or beta_1 of Adam")
+    decay: float = Field(0.0, ge=0, description="weight decay of matrices and kernels")
+    warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps with a rising rate")
+    schedule: Literal["cosine", "constant"] = Field("cosine", description="of the rate after the warm-up")
+    beta2: float = Field(0.999, ge=0, lt=1, description="beta_2 of Adam")
+
+
+def _optimizer(parameters: list[nn.Parameter], config: FitConfig) -> torch.optim.Optimizer:
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    if config.optimizer == "adam":
+        return torch.optim.Adam(groups, lr=config.rate, betas=(config.momentum, config.beta2))
+    return torch.optim.SGD(groups, lr=config.rate, momentum=config.momentum, nesterov=config.momentum > 0)
+
+
+def _rate(step: int, config: FitConfig) -> float:
+    if config.schedule == "constant" and step >= config.warmup * config.steps:
+        return config.rate
+    return rate_at(step, config.steps, config.rate, config.warmup)
+
+
+def fit(
+    parameters: list[nn.Parameter],
+    draw_loss: Callable[[], torch.Tensor],
+    config: FitConfig,
+    *,
+    what: str = "training",
+    progress: bool = True,
+) -> list[float]:
+    """Minimise what `draw_loss` returns; the one loop of this library for compressed networks.
+
+    Args:
+        draw_loss: draws a batch and returns its loss, with gradients to `parameters`.
+        what: a word for the progress bar and the error.
+    Returns:
+        the loss of every step.
+    Raises:
+        DataFreeError: a loss that is NaN or infinite.
+    """
+    optimizer, history = _optimizer(parameters, config), []
+    for step in tqdm(range(config.steps), desc=what, leave=False, disable=None if progress else True):
+        for group in optimizer.param_groups:
+            group["lr"] = _rate(step, config)
+        loss = draw_loss()
+        history.append(loss.item())
+        if not torch.isfinite(loss):
+            raise DataFreeError(f"{what} diverged at step {step}: the loss is NaN or infinite; use a smaller rate.")
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+    return history
+
+
+def rate_at(step: int, steps: int, peak: float, warmup: float) -> float:
+    """Linear warm-up to `peak`, then cosine to zero."""
+    start = warmup * steps
+    if step < start:
+        return peak * min(1.0, (step + 1) / start)
+    return 0.5 * peak * (1 + math.cos(math.pi * (step - start) / max(1.0, steps - start)))

@@ -1,0 +1,103 @@
+"""Images with their labels, as one small class, and their augmentation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from ..errors import DataFreeError
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images [N, C, H, W] with integer labels [N], or [N, H, W] for pixels (-1 where there is none).
+
+    `pixels` are uint8, or floats in [0, 1] for generated images; `floats()` gives [0, 1] either way.
+    """
+
+    pixels: torch.Tensor
+    labels: torch.Tensor
+    classes: list[str]
+    name: str
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def __getitem__(self, index) -> ImageSet:
+        index = torch.as_tensor([index]) if isinstance(index, int) else index
+        return replace(self, pixels=self.pixels[index], labels=self.labels[index])
+
+    def floats(self) -> torch.Tensor:
+        """The images as float32 in [0, 1], channels last in memory."""
+        x = self.pixels
+        x = x.float().div_(255) if x.dtype == torch.uint8 else x
+        return x.contiguous(memory_format=torch.channels_last)
+
+    def batches(self, size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """All images in order, `size` at a time, as floats with their labels."""
+        for start in range(0, len(self), size):
+            part = self[slice(start, start + size)]
+            yield part.floats(), part.labels
+
+    def per_class(self, count: int, seed: int = 0) -> ImageSet:
+        """`count` images of each class, drawn with the given seed."""
+        if self.labels.ndim > 1:
+            raise DataFreeError(f"'{self.name}' labels pixels, so its images have no class to draw by.")
+        generator = torch.Generator().manual_seed(seed)
+        chosen = []
+        for label in range(len(self.classes)):
+            index = (self.labels == label).nonzero().flatten()
+            if len(index) < count:
+                raise DataFreeError(
+                    f"'{self.name}' has {len(index)} images of class '{self.classes[label]}', {count} were asked for."
+                )
+            chosen.append(index[torch.randperm(len(index), generator=generator)[:count]])
+        return self[torch.cat(chosen).sort().values]
+
+
+def joined(sets: list[ImageSet], name: str) -> ImageSet:
+    """Several sets of the same kind and size of image, one after the other."""
+    if len({(s.pixels.shape[1:], s.pixels.dtype) for s in sets}) > 1:
+        raise DataFreeError(
+            f"'{name}' would join images of different shape or kind: {', '.join(s.name for s in sets)}."
+        )
+    pixels, labels = (torch.cat([getattr(s, part) for s in sets]) for part in ("pixels", "labels"))
+    return replace(sets[0], pixels=pixels, labels=labels, name=name)
+
+
+def generated(images: torch.Tensor, name: str, labels: torch.Tensor | None = None) -> ImageSet:
+    """Wrap float images in [0, 1] that no camera made; their classes are the numbers of the labels, nobody named them."""
+    labels = torch.full((len(images),), -1) if labels is None else labels
+    return ImageSet(images.detach(), labels, [str(k) for k in range(max(labels.tolist(), default=-1) + 1)], name)
+
+
+def resized(images: ImageSet, side: int) -> ImageSet:
+    """The same images, enlarged or reduced to side x side."""
+    return replace(images, pixels=resize_pixels(images.pixels, side))
+
+
+def resize_pixels(pixels: torch.Tensor, side: int) -> torch.Tensor:
+    """uint8 images [N, 3, H, W] as side x side, with the filter that torchvision's small sets get."""
+    tiles = [
+        Image.fromarray(tile).resize((side, side), Image.Resampling.BILINEAR)
+        for tile in pixels.permute(0, 2, 3, 1).numpy()
+    ]
+    return torch.from_numpy(np.stack([np.asarray(tile) for tile in tiles])).permute(0, 3, 1, 2).contiguous()
+
+
+def random_crop_and_mirror(x: torch.Tensor, generator: torch.Generator, pad: int = 4) -> torch.Tensor:
+    """Random crop after reflection padding, and mirror: one draw an image, the whole batch at once."""
+    n, c, h, w = x.shape
+    padded = F.pad(x, (pad, pad, pad, pad), mode="reflect")
+    dy, dx = (torch.randint(0, 2 * pad + 1, (n, 1), generator=generator) for _ in range(2))
+    flip = torch.rand(n, 1, generator=generator) < 0.5
+    columns = torch.arange(w).expand(n, w)
+    columns = torch.where(flip, columns.flip(1), columns) + dx
+    rows = torch.arange(h).expand(n, h) + dy
+    index = torch.arange(n).view(n, 1, 1)
+    return padded.permute(0, 2, 3, 1)[index, rows.unsqueeze(2), columns.unsqueeze(1)].permute(0, 3, 1, 2)

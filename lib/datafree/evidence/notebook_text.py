@@ -1,0 +1,35 @@
+"""The text of the notebooks: their cells, and the targets in them."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from .. import files
+from ..errors import DataFreeError
+
+
+def notebook_cells(path: Path) -> list[tuple[str, str]]:
+    """(cell type, source) of each cell of a notebook; DataFreeError naming the file where it is not one."""
+    try:
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        return [(cell["cell_type"], "".join(cell["source"])) for cell in cells]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataFreeError(f"'{path}' is not a readable notebook ({error}); restore it with git.") from None
+
+
+_TARGET = re.compile(
+    r"^\((?P<ref>[\w-]+)\)=[ \t]*$|^:label: *(?P<label>[\w-]+)[ \t]*$|^\$\$ *\((?P<eq>[\w-]+)\)[ \t]*$", re.M
+)
+
+
+def targets(path: Path) -> dict[str, str]:
+    """Label -> 'ref' or 'eq' for the targets in a notebook's markdown."""
+    matches = (m for kind, source in notebook_cells(path) if kind == "markdown" for m in _TARGET.finditer(source))
+    return {m["ref"] or m["label"] or m["eq"]: "ref" if m["ref"] else "eq" for m in matches}
+
+
+def notebooks(folder: Path | None = None) -> list[Path]:
+    """The notebooks of a folder (default: notebooks/), in order."""
+    return sorted((folder or files.ROOT / "notebooks").glob("*.ipynb"))

@@ -1,0 +1,144 @@
+"""Records: what was measured, with which parameters, by which commit, at what cost."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from .. import files
+from ..config import Strict, validate
+from ..errors import DataFreeError
+
+SCALES = ("smoke", "book", "reduced", "paper")
+"""How near a measurement is to the paper's own setting; smoke runs never count."""
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$")]
+
+
+class ClaimEntry(Strict):
+    """What one run found about one claim."""
+
+    id: str
+    holds: bool | None
+    measured: dict[str, Any]
+    margin: float | None
+    note: str
+    scale: Literal["smoke", "book", "reduced", "paper"]
+    printed: dict[str, Any] = {}
+
+
+class Addition(ClaimEntry):
+    """What one run found about a statement of ours, which no paper makes."""
+
+    statement: str
+
+
+class Record(Strict):
+    """What one run of a notebook leaves behind."""
+
+    notebook: Name
+    profile: Name
+    seed: Annotated[int, Field(ge=0)]
+    parameters: dict[str, Any]
+    overrides: dict[str, Any] = {}
+    command: str
+    provenance: dict[str, Any]
+    started: str
+    seconds: Annotated[float, Field(ge=0)]
+    cpu_seconds: Annotated[float, Field(ge=0)] | None = None
+    peak_memory_mb: Annotated[float, Field(ge=0)]
+    metrics: dict[str, Any]
+    claims: list[ClaimEntry]
+    additions: list[Addition] = []
+
+
+def plain(value: Any, name: str) -> Any:
+    """Numbers, truth values, text, lists and dicts for JSON, from tensors and NumPy too; NaN and infinity are refused."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, dict):
+        return {str(key): plain(item, f"{name}.{key}") for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item, name) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        raise DataFreeError(f"'{name}' is {value}; a record holds finite numbers only, so look where it comes from.")
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise DataFreeError(
+        f"'{name}' is a {type(value).__name__}; a record holds numbers, truth values, text, lists and dicts."
+    )
+
+
+def portable(value: Any) -> Any:
+    """A parameter without the folders of one machine: '/home/me/x.pt' becomes 'PATH/x.pt'."""
+    if not isinstance(value, str) or "/" not in value:
+        return value
+    prefix, _, path = value.rpartition(":") if value.startswith("folder:") else ("", "", value)
+    name = path.rstrip("/").rpartition("/")[2]
+    return (f"{prefix}:" if prefix else "") + (f"PATH/{name}" if name else "PATH")
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"it holds {constant}, which is not a number")
+
+
+def read(path: Path) -> dict[str, Any]:
+    """One record as a dict; DataFreeError naming the file where it is not a whole and valid record."""
+    again = "remove it and run its notebook again"
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=_refuse)
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataFreeError(f"record '{path}' cannot be read ({error}); {again}.") from None
+    if not isinstance(content, dict):
+        raise DataFreeError(f"record '{path}' is not a record but a {type(content).__name__}; {again}.")
+    entry = validate(Record, content, f"record '{path}'").model_dump()
+    ids = [claim["id"] for claim in entry["claims"]]
+    twice = next((i for i in ids if ids.count(i) > 1), None)
+    if twice:
+        raise DataFreeError(f"record '{path}' has the claim '{twice}' twice; {again}.")
+    return entry
+
+
+def _folders() -> tuple[Path, Path]:
+    return files.RECORDS, files.BUILD / "records"
+
+
+def scan() -> tuple[list[dict[str, Any]], list[str]]:
+    """All records, each with its 'path', and a sentence for each file that could not be read.
+
+    A record of _build/records takes the place of a committed one with the same profile, notebook and seed.
+    Records made with changed parameters (their 'overrides') are trials and are left out.
+    """
+    kept: dict[tuple, dict] = {}
+    problems = []
+    for folder in _folders():
+        here: dict[tuple, dict] = {}
+        for path in sorted(folder.glob("*/*/[!.]*.json")):
+            try:
+                record = read(path) | {"path": path}
+            except DataFreeError as error:
+                problems.append(str(error))
+                continue
+            key = record["profile"], record["notebook"], record["seed"]
+            if record["overrides"]:
+                continue
+            if key in here:
+                problems.append(
+                    f"records '{here[key]['path']}' and '{path}' are of the same profile, notebook and seed; remove one."
+                )
+                continue
+            here[key] = record
+        kept |= here
+    return [kept[key] for key in sorted(kept)], problems
+
+
+def read_all() -> list[dict[str, Any]]:
+    """All records of book/records and _build/records (see `scan`); DataFreeError where one cannot be read."""
+    found, problems = scan()
+    if problems:
+        raise DataFreeError(" ".join(problems))
+    return found

@@ -1,0 +1,51 @@
+"""Every network that is known by name."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from torch import nn
+
+from ..errors import DataFreeError
+from .classifiers import TORCHVISION_MODELS, CifarResNet, CifarResNet18, FromTorchvision, SlimVGG, SmallMobileNetV2
+from .efficientnet import EfficientNetLite0
+from .segmentation import DeepLabV3Plus, Segmenter
+
+IMAGENET_MODELS = (*TORCHVISION_MODELS, "efficientnet_lite0")
+"""Networks of 1,000 classes and images of 224 x 224."""
+SEGMENTERS = {"segmenter": 64, "deeplabv3plus": 512}
+"""Networks that label pixels (networks/segmentation.py), and the side of their images."""
+
+
+def image_size(name: str) -> int | None:
+    """Side of the images that a network was made for; None where it is that of CIFAR-10 and its like."""
+    return 224 if name in IMAGENET_MODELS else SEGMENTERS.get(name)
+
+
+ARCHITECTURES = {
+    "resnet20": lambda **k: CifarResNet(20, **k),
+    "resnet32": lambda **k: CifarResNet(32, **k),
+    "resnet44": lambda **k: CifarResNet(44, **k),
+    "resnet56": lambda **k: CifarResNet(56, **k),
+    "resnet18_cifar": CifarResNet18,
+    "slim_vgg": SlimVGG,
+    "mobilenet_v2_small": SmallMobileNetV2,
+    "efficientnet_lite0": EfficientNetLite0,
+    "segmenter": Segmenter,
+    "deeplabv3plus": DeepLabV3Plus,
+    **{name: partial(FromTorchvision, name) for name in TORCHVISION_MODELS},
+}
+"""Everything `build_network` and `load_network` know. Those with a file in data_stubs/models need no `weights`; nor does
+efficientnet_lite0, whose weights come as a package."""
+
+
+def known_network(name: str) -> str:
+    """`name`, if it is one of ARCHITECTURES."""
+    if name not in ARCHITECTURES:
+        raise DataFreeError(f"model '{name}' is not known; choose one of {', '.join(ARCHITECTURES)}.")
+    return name
+
+
+def build_network(name: str, **settings) -> nn.Module:
+    """A fresh network with random weights."""
+    return ARCHITECTURES[known_network(name)](**settings)

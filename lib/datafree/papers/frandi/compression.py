@@ -1,0 +1,57 @@
+"""FRanDI (Sobolev, Ermilov, Kozyrskiy, Phan): synthesise, search, compress, calibrate, regress features.
+
+The split of weights (eq. 2, appendix A.2) lives in `factorization`.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+from torch import nn
+
+from ...core import batchnorm
+from ...data.images import ImageSet
+from . import factorization, magnitude, regression, selection, sites
+from .synthesis import Synthesis, synthesize
+
+COMPRESSORS: dict[str, type[sites.Sites]] = {"spatial_svd": factorization.Factorizer, "magnitude": magnitude.Pruner}
+
+
+class FRanDI(selection.Search):
+    """What `datafree.compress` needs to know for this paper: the budget, the search, synthesis and recovery."""
+
+    compressor: Literal["spatial_svd", "magnitude"] = Field(
+        "spatial_svd", description="what is chosen for each layer: a rank, or how many weights stay (table 4)"
+    )
+    synthesis: Synthesis = Synthesis()
+    recovery: regression.Recovery | None = regression.Recovery()
+
+    @model_validator(mode="after")
+    def _masks_save_no_operations(self):
+        if self.compressor == "magnitude" and self.budget == "flops":
+            raise ValueError("pruned weights save no operations; give budget='parameters' with compressor='magnitude'")
+        return self
+
+
+def compress(
+    model: nn.Module, config: FRanDI, pool: ImageSet | None, shape: tuple[int, int, int]
+) -> tuple[nn.Module, dict]:
+    """Search, compress, calibrate BatchNorm, regress features; all on one set of synthetic images."""
+    factors = COMPRESSORS[config.compressor](model, shape)
+    report: dict = {"images": "given"}
+    if pool is None:
+        pool, history = synthesize(model, config.synthesis, shape)
+        report = {"images": pool.name, "synthesis_loss": history[-1]}
+    found = selection.search(factors, pool, config)
+    student = factors.network(found.ranks)
+    if any(isinstance(m, nn.BatchNorm2d) for m in student.modules()):
+        batchnorm.recalibrate(student, pool)
+    report |= {"ranks": found.ranks, "kept_parameters": factors.parameters(found.ranks)}
+    report |= {"output_discrepancy": min(found.scores), "candidates": len(found.rows)}
+    if config.recovery:
+        with factors.held(student, found.ranks):
+            report["regression_loss"] = regression.Regression(
+                student, model, list(found.ranks), pool, config.recovery
+            ).run()[-1]
+    return student, report

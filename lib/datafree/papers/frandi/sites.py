@@ -1,0 +1,110 @@
+"""A network's convolutions with what each may keep, and what a set of choices costs before any network is built.
+
+What a site keeps is a whole number: its rank (`factorize.Factorizer`) or how many weights stay (`prune.Pruner`).
+Costs are proportional to it. What a set of numbers does not name stays as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from ...core.flops import count_macs, count_parameters
+from ...core.hooks import pass_once
+from ...errors import DataFreeError
+
+Ranks = Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Site:
+    """A convolution that can be made cheaper: the most it can keep, and its cost dense and for each unit that is kept."""
+
+    name: str
+    full_rank: int
+    weights: int
+    macs: int
+    weights_per_rank: int
+    macs_per_rank: int
+
+    def rank(self, share: float) -> int:
+        """The number that keeps about this share of the weights, at least one."""
+        return max(1, min(self.full_rank, round(share * self.weights / self.weights_per_rank)))
+
+
+class Sites:
+    """The convolutions of a network that one way of compressing can treat. A subclass says which, and how.
+
+    Args:
+        model: left as it is.
+        shape: of one image; it decides the number of operations.
+
+    The first convolution that runs, the classifier and layers that run twice stay dense.
+    """
+
+    NONE = "the first one stays as it is, and the others run more than once."
+
+    def __init__(self, model: nn.Module, shape: tuple[int, int, int] = (3, 32, 32)):
+        self.model, self.shape = model, tuple(shape)
+        sizes = self._sizes()
+        self.sites = {
+            name: self._site(name, model.get_submodule(name), *seen[0])
+            for name, seen in list(sizes.items())[1:]
+            if len(seen) == 1 and self.treats(model.get_submodule(name))
+        }
+        if not self.sites:
+            raise DataFreeError(f"{type(model).__name__} has no convolution to compress: {self.NONE}")
+        self.dense_macs, self.dense_parameters = count_macs(model, self.shape), count_parameters(model)
+
+    def treats(self, conv: nn.Conv2d) -> bool:
+        """Whether this convolution can be compressed."""
+        return True
+
+    def _site(self, name: str, conv: nn.Conv2d, seen: torch.Size, made: torch.Size) -> Site:
+        """`seen` and `made`: the shapes of its input and its output."""
+        raise NotImplementedError
+
+    def compact(self, name: str, rank: int) -> torch.Tensor:
+        """The dense kernel that computes what the compressed layer does."""
+        raise NotImplementedError
+
+    def network(self, ranks: Ranks) -> nn.Module:
+        """A copy of the model in which each named convolution is compressed; names of modules stay."""
+        raise NotImplementedError
+
+    @contextmanager
+    def held(self, student: nn.Module, ranks: Ranks) -> Iterator[nn.Module]:
+        """Within the block training leaves as it is what compression fixed in `student`, a `network` of these ranks."""
+        yield student
+
+    def _sizes(self) -> dict[str, list[tuple[torch.Size, torch.Size]]]:
+        """Convolution -> shapes of input and output at each of its uses, in the order they run."""
+        seen: dict[str, list] = {}
+        handles = [
+            m.register_forward_hook(lambda _m, x, y, n=n: seen.setdefault(n, []).append((x[0].shape, y.shape)))
+            for n, m in self.model.named_modules() if isinstance(m, nn.Conv2d)
+        ]  # fmt: skip
+        pass_once(self.model, self.shape, handles)
+        return seen
+
+    def site(self, name: str) -> Site:
+        """The convolution of that name; DataFreeError where it cannot be compressed or is not there."""
+        if name not in self.sites:
+            raise DataFreeError(
+                f"'{name}' is no convolution that can be compressed; these can: {', '.join(self.sites)}."
+            )
+        return self.sites[name]
+
+    def macs(self, ranks: Ranks) -> int:
+        """Multiply-accumulates of one image with these numbers, without building the network."""
+        sites = [(self.site(name), rank) for name, rank in ranks.items()]
+        return self.dense_macs + sum(rank * site.macs_per_rank - site.macs for site, rank in sites)
+
+    def parameters(self, ranks: Ranks) -> int:
+        """Trainable values that stay with these numbers."""
+        sites = [(self.site(name), rank) for name, rank in ranks.items()]
+        return self.dense_parameters + sum(rank * site.weights_per_rank - site.weights for site, rank in sites)

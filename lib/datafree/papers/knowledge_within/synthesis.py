@@ -1,0 +1,319 @@
+"""The Knowledge Within (Haroush, Hubara, Hoffer, Soudry, 2020), section 3: images from BatchNorm statistics.
+
+Section 3.1 Gaussian, 3.2 Inception, 3.3 BNS, 3.4 BNS + I and Algorithm 1. The divergence (eq. 1) and its mean J_KL
+(eqs. 2, 3) are in `datafree.core.batchnorm`, because FRanDI needs them too.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import nn
+from tqdm.auto import tqdm
+
+from ... import files
+from ...config import Strict
+from ...core import batchnorm
+from ...core.precision import Precision, autocast, uses_bf16
+from ...data.images import ImageSet, generated
+from ...errors import DataFreeError
+from ...networks.blocks import normalization
+from ...networks.weights import state_hash
+
+Scheme = Literal["gaussian", "inception", "bns", "bns_inception"]
+SCHEMES: dict[str, str] = {"gaussian": "G", "inception": "I", "bns": "BNS", "bns_inception": "BNS + I"}
+"""The four generators and the paper's names for them."""
+
+
+class SynthesisConfig(Strict):
+    """Settings of Algorithm 1. 'Not given' marks values that the paper leaves out; ours are said to be ours."""
+
+    scheme: Scheme = Field("bns", description="which terms of the loss are optimised (sections 3.1 to 3.4)")
+    batch: int = Field(128, ge=1, description="images optimised together (section 4.3: 128)")
+    steps: int = Field(500, ge=1, description="budget of Algorithm 1; 1000 in section 4.3, otherwise not given")
+    rate: float = Field(0.1, gt=0, description="Adam's first learning rate, in units of [0, 1] images; not given")
+    cosine: bool = Field(True, description="let the rate fall to zero along a cosine; not given")
+    copies: int = Field(4, ge=1, le=64, description="N, augmented copies of each image in a forward pass (section 4.1)")
+    augment: bool = Field(True, description="draw cutout, crop-resize or flip for each copy (section 4.1)")
+    alpha: float = Field(1.0, ge=0, description="weight of J_KL; not given")
+    beta: float = Field(0.1, ge=0, description="weight of the class term; not given (0.001 in T5's caption may be it)")
+    gamma: float = Field(1.0, ge=0, description="weight of the smoothness; not given")
+    temperature: float = Field(100.0, gt=0, description="scale inside the class term's exponential (section 4.1)")
+    kernel: int = Field(5, ge=3, le=31, description="side of the smoothing kernel in pixels (T5: 5)")
+    sigma: float = Field(1.0, gt=0, description="width of the smoothing kernel in pixels (T5: 0.375 and 1.0)")
+    divergence: Literal["kl", "kl_reverse", "kl_sum", "mse"] = Field(
+        "kl", description="eq. 1, its other direction (eq. 2), summed over channels, or section 3.3's moments"
+    )
+    input_pair: bool = Field(
+        True, description="treat the input normalisation as one more pair of statistics (section 3.3)"
+    )
+    precision: Precision = Field("auto", description="of the network's passes; auto: bf16 where the CPU has it")
+    seed: int = Field(0, ge=0)
+
+    @property
+    def weights(self) -> tuple[float, float, float]:
+        """(alpha, beta, gamma) with zeros where the scheme leaves a term out."""
+        uses = {"gaussian": (0, 0, 0), "inception": (0, 1, 1), "bns": (1, 0, 0), "bns_inception": (1, 1, 1)}[
+            self.scheme
+        ]
+        return tuple(w * u for w, u in zip((self.alpha, self.beta, self.gamma), uses))
+
+
+def _summed_over_channels(mu_hat, var_hat, mu, var):
+    """`bns_divergence` times the number of channels: its mean over channels is their sum."""
+    return len(mu) * batchnorm.bns_divergence(mu_hat, var_hat, mu, var)
+
+
+DIVERGENCES = {
+    "kl": batchnorm.bns_divergence,
+    "kl_reverse": partial(batchnorm.bns_divergence, reverse=True),
+    "kl_sum": _summed_over_channels,
+    "mse": batchnorm.moment_mse,
+}
+"""The readings of section 3.3, as losses on one layer's channels."""
+
+
+@dataclass
+class Synthesis:
+    """Images in [0, 1], the classes aimed at, and every loss at every step, optimised or only watched."""
+
+    images: torch.Tensor
+    targets: torch.Tensor
+    history: dict[str, list[float]] = field(default_factory=dict)
+
+
+def gaussian_images(model: nn.Module, count: int, size: int, generator: torch.Generator) -> torch.Tensor:
+    r"""Normal inputs with the moments of the original ones (The Knowledge Within, section 3.1).
+
+    .. math:: x_c \sim \mathcal N(\mathrm{mean}_c, \mathrm{std}_c^2)
+
+    Args:
+        model: its first layer carries the published normalisation.
+        count, size: [count, 3, size, size] is returned, not clipped: clipping would change the moments.
+    """
+    mean, std = normalization(model)
+    noise = torch.randn(count, len(mean), size, size, generator=generator)
+    return (mean.view(1, -1, 1, 1) + std.view(1, -1, 1, 1) * noise).contiguous(memory_format=torch.channels_last)
+
+
+def gaussian_kernel(size: int, sigma: float) -> torch.Tensor:
+    """Separable Gaussian weights [size, size] that sum to one; sigma in pixels."""
+    x = torch.arange(size) - (size - 1) / 2
+    g = torch.exp(-0.5 * (x / sigma) ** 2)
+    return torch.outer(g, g) / g.sum() ** 2
+
+
+def smoothness(images: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
+    r"""Mean squared difference of an image and its blurred copy (The Knowledge Within, section 3.2).
+
+    .. math:: \mathcal L_{\mathrm{smooth}} = \mathrm{MSE}(X, G_\sigma * X)
+
+    Args:
+        images: [N, C, H, W] in [0, 1].
+        kernel: [k, k] from `gaussian_kernel`; borders are reflected.
+    Returns:
+        a scalar, in squared units of the images. Book: {ref}`kw-smoothness`.
+    """
+    channels, pad = images.shape[1], kernel.shape[0] // 2
+    padded = F.pad(images, (pad, pad, pad, pad), mode="reflect")
+    blurred = F.conv2d(padded, kernel.expand(channels, 1, *kernel.shape), groups=channels)
+    return F.mse_loss(images, blurred)
+
+
+def class_term(logits: torch.Tensor, targets: torch.Tensor, temperature: float = 100.0) -> torch.Tensor:
+    r"""Exponential class loss: it fades as the target's logit grows (The Knowledge Within, section 3.2).
+
+    .. math:: \mathcal L_{\mathrm{class}} = \frac1N\sum_i \exp\bigl(-z_{i, t_i} / T\bigr)
+
+    Args:
+        logits: [N, K], outputs of the final linear layer.
+        targets: [N], classes to show.
+        temperature: T; 100 in section 4.1.
+    Returns:
+        a scalar without unit. Book: {ref}`kw-class`.
+    """
+    return torch.exp(-logits.gather(1, targets[:, None]) / temperature).mean()
+
+
+def augment_in_batch(images: torch.Tensor, copies: int, fill: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Differentiable copies: each draws cutout, crop-resize or flip (The Knowledge Within, section 4.1).
+
+    Args:
+        images: [B, C, H, W].
+        copies: N; the result is [N B, C, H, W], copy by copy, so that targets repeat as `targets.repeat(N)`.
+        fill: [1, C, 1, 1], what cutout leaves behind: the mean of the input normalisation.
+    """
+    b, _, h, w = images.shape
+    n = copies * b
+    kind = torch.randint(0, 3, (n,), generator=generator)
+    crop = torch.where(kind == 1, 0.7 + 0.3 * torch.rand(n, generator=generator), 1.0)
+    shift = (1 - crop)[:, None] * (2 * torch.rand(n, 2, generator=generator) - 1)
+    theta = torch.zeros(n, 2, 3)
+    theta[:, 0, 0] = torch.where(kind == 2, -1.0, crop)
+    theta[:, 1, 1] = crop
+    theta[:, :, 2] = shift
+    moved = F.grid_sample(
+        images.repeat(copies, 1, 1, 1), F.affine_grid(theta, [n, 1, h, w], align_corners=False),
+        padding_mode="reflection", align_corners=False,
+    )  # fmt: skip
+    hole = cutout_mask(n, h, w, generator) & (kind == 0).view(n, 1, 1, 1)
+    return torch.where(hole, fill, moved).contiguous(memory_format=torch.channels_last)
+
+
+def cutout_mask(n: int, h: int, w: int, generator: torch.Generator) -> torch.Tensor:
+    """True inside a square of a quarter of the side at a random place: [n, 1, h, w]."""
+    side = max(1, min(h, w) // 4)
+    top = torch.randint(0, h - side + 1, (n, 1), generator=generator)
+    left = torch.randint(0, w - side + 1, (n, 1), generator=generator)
+    rows, columns = torch.arange(h)[None], torch.arange(w)[None]
+    inside = ((rows >= top) & (rows < top + side))[:, :, None] & ((columns >= left) & (columns < left + side))[:, None]
+    return inside[:, None]
+
+
+def input_moments(images: torch.Tensor) -> batchnorm.Moments:
+    """Mean and variance [C] over a batch [N, C, H, W]: the input's side of the extra pair of section 3.3."""
+    return images.mean((0, 2, 3)), images.var((0, 2, 3), unbiased=False)
+
+
+class Algorithm1:
+    """Algorithm 1 of The Knowledge Within as an object: `run` repeats `step`, in the paper's order of lines."""
+
+    def __init__(self, model: nn.Module, config: SynthesisConfig, size: int = 32, classes: int = 10):
+        self.model, self.config = model, config
+        self.generator = torch.Generator().manual_seed(config.seed)
+        self.mean, self.std = normalization(model)
+        self.images = gaussian_images(model, config.batch, size, self.generator).clamp_(0, 1).requires_grad_()
+        self.targets = torch.randint(0, classes, (config.batch,), generator=self.generator)
+        self.reference = batchnorm.stored(model) + [(self.mean, self.std**2)] * config.input_pair
+        self.kernel = gaussian_kernel(config.kernel, config.sigma)
+        self.optimizer = torch.optim.Adam([self.images], lr=config.rate, betas=(0.5, 0.9))
+        self.bf16 = uses_bf16(config.precision)
+        self.history: dict[str, list[float]] = {"J_KL": [], "class_term": [], "smoothness": [], "loss": []}
+
+    def batch(self) -> torch.Tensor:
+        """The images, or their augmented copies: a temporary, never written back."""
+        if not self.config.augment:
+            return self.images.repeat(self.config.copies, 1, 1, 1)
+        return augment_in_batch(self.images, self.config.copies, self.mean.view(1, -1, 1, 1), self.generator)
+
+    def losses(self, seen: batchnorm.Captured) -> dict[str, torch.Tensor]:
+        """All three terms; the scheme's weights decide which are optimised, the others are watched."""
+        config, x = self.config, self.batch()
+        with autocast(self.bf16):
+            logits = self.model(x)
+        measured = seen.moments + [input_moments(x)] * config.input_pair
+        return {
+            "J_KL": batchnorm.mean_divergence(measured, self.reference, DIVERGENCES[config.divergence]),
+            "class_term": class_term(logits.float(), self.targets.repeat(config.copies), config.temperature),
+            "smoothness": smoothness(self.images, self.kernel),
+        }
+
+    def set_rate(self, progress: float) -> None:
+        factor = 0.5 * (1 + math.cos(math.pi * progress)) if self.config.cosine else 1.0
+        self.optimizer.param_groups[0]["lr"] = self.config.rate * factor
+
+    def step(self, seen: batchnorm.Captured) -> None:
+        with torch.no_grad():
+            self.images.clamp_(0, 1)  # line 7
+        self.set_rate(len(self.history["loss"]) / self.config.steps)
+        terms = self.losses(seen)
+        loss = sum(w * t for w, t in zip(self.config.weights, terms.values()) if w)
+        if not torch.isfinite(loss):
+            raise DataFreeError(
+                f"synthesis stopped at step {len(self.history['loss'])}: the loss is NaN or infinite; "
+                "use a smaller rate, or precision='float32'."
+            )
+        (self.images.grad,) = torch.autograd.grad(loss, self.images)
+        self.optimizer.step()
+        for name, value in (*terms.items(), ("loss", loss)):
+            self.history[name].append(value.item())
+
+    def run(self, progress: bool = True) -> Synthesis:
+        with batchnorm.capture(self.model) as seen:
+            bar = tqdm(range(self.config.steps), desc=SCHEMES[self.config.scheme], disable=None if progress else True)
+            for _ in bar:
+                self.step(seen)
+                bar.set_postfix(J_KL=f"{self.history['J_KL'][-1]:.4f}", refresh=False)
+        return Synthesis(self.images.detach().clamp(0, 1), self.targets, self.history)
+
+
+def synthesize(
+    model: nn.Module, config: SynthesisConfig, size: int = 32, classes: int = 10, progress: bool = True
+) -> Synthesis:
+    """One batch of images by the scheme of `config` (The Knowledge Within, algorithm 1).
+
+    Args:
+        model: reference network with BatchNorm; never changed.
+        size, classes: of the images and the network's output.
+    """
+    if config.scheme == "gaussian":
+        generator = torch.Generator().manual_seed(config.seed)
+        images = gaussian_images(model, config.batch, size, generator)
+        return Synthesis(images, torch.full((config.batch,), -1))
+    return Algorithm1(model, config, size, classes).run(progress)
+
+
+def snapshots(
+    model: nn.Module, config: SynthesisConfig, moments: list[int], size: int = 32, classes: int = 10
+) -> dict[int, torch.Tensor]:
+    """Images as they are after each of the given numbers of steps of one run (The Knowledge Within, figure 2b)."""
+    run, kept = Algorithm1(model, config, size, classes), {}
+    with batchnorm.capture(model) as seen:
+        for done in range(1, max(moments) + 1):
+            run.step(seen)
+            if done in moments:
+                kept[done] = run.images.detach().clamp(0, 1)
+    return kept
+
+
+def image_set(
+    model: nn.Module, config: SynthesisConfig, count: int, path: Path | None = None, size: int = 32, classes: int = 10
+) -> ImageSet:
+    """`count` images, batch after batch with seeds config.seed * 1000 + k; goes on where `path` was left.
+
+    Args:
+        path: a .safetensors file, read if it was made with the same model and settings and completed if it is short.
+    """
+    made, labels = _read_progress(model, config, path) if path else ([], [])
+    while sum(map(len, made)) < count:
+        part = config.model_copy(update={"seed": config.seed * 1000 + len(made)})
+        result = synthesize(model, part, size, classes)
+        made.append(result.images)
+        labels.append(result.targets)
+        if path:
+            _write_progress(model, config, made, labels, path)
+    return generated(torch.cat(made)[:count], SCHEMES[config.scheme], torch.cat(labels)[:count])
+
+
+def _fingerprint(model: nn.Module, config: SynthesisConfig) -> dict[str, str]:
+    return {"config": config.model_dump_json(), "model": state_hash(model)}
+
+
+def _write_progress(model, config, made, labels, path: Path) -> None:
+    tensors = {"images": torch.cat(made).contiguous(), "labels": torch.cat(labels)}
+    files.write_atomically(path, lambda p: save_file(tensors, p, metadata=_fingerprint(model, config)))
+
+
+def _read_progress(model, config, path: Path) -> tuple[list, list]:
+    if not Path(path).is_file():
+        return [], []
+    try:
+        with safe_open(path, "pt") as file:
+            if file.metadata() != _fingerprint(model, config):
+                return [], []
+            images, labels = file.get_tensor("images"), file.get_tensor("labels")
+    except Exception as error:
+        raise DataFreeError(
+            f"generated images '{path}' cannot be read ({error}); delete the file and run again."
+        ) from None
+    images = images.contiguous(memory_format=torch.channels_last)
+    return list(images.split(config.batch)), list(labels.split(config.batch))

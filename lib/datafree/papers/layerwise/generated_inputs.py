@@ -1,0 +1,127 @@
+"""Layer-Wise Data-Free CNN Compression, section III-B: inputs of a layer from the BatchNorm before it (eqs. 10 to 12)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from ...core.graph import Feed, Graph
+from ...errors import DataFreeError
+from . import equalization
+
+Moments = dict[str, tuple[torch.Tensor, torch.Tensor]]
+"""Name of a BatchNorm, or of a layer without one -> mean beta and deviation |gamma| of its output, [C] each."""
+
+
+# III-B: inputs of a layer without data ------------------------------------------------------------------------------
+
+
+def stored_moments(model: nn.Module, graph: Graph) -> Moments:
+    r"""What BatchNorm says about its own output, read before fusion (Layer-Wise Data-Free CNN Compression, eq. 10).
+
+    .. math:: \mathrm{E}[y_c] = \beta_c,\qquad \mathrm{Std}[y_c] = |\gamma_c|
+
+    gamma may be negative and a deviation may not: hence the magnitude. A layer without BatchNorm counts as
+    standard normal. Book: {eq}`lw-eq-10`.
+    """
+    found: Moments = {}
+    for name, module in model.named_modules():
+        if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d):
+            one = torch.ones(module.num_features) if module.weight is None else module.weight.detach().abs()
+            found[name] = (torch.zeros_like(one) if module.bias is None else module.bias.detach().clone(), one)
+    for layer in graph.layers:
+        if layer.norm is None:
+            found[layer.name] = torch.zeros(layer.outputs), torch.ones(layer.outputs)
+    return found
+
+
+def tracked_moments(moments: Moments, graph: Graph, equalized: equalization.Equalized) -> Moments:
+    """The moments after equalisation: divided where a pair has no buffers; with buffers they stay as they are."""
+    moments = dict(moments)
+    for pair in equalized.plain:
+        name = graph.layer(pair.first).norm or pair.first
+        s = equalized.scales[pair.first]
+        moments[name] = tuple(m / s for m in moments[name])
+    return moments
+
+
+def block_output(beta: torch.Tensor, gamma: torch.Tensor, shape: tuple[int, int, int], generator: torch.Generator):
+    r"""What a block puts out, before its activation (Layer-Wise Data-Free CNN Compression, eq. 11).
+
+    .. math:: x_j \sim \mathcal N(\beta_j, \gamma_j^2)
+
+    Args:
+        beta, gamma: [C], mean and standard deviation.
+        shape: (N, H, W).
+    Returns:
+        [N, C, H, W], all values independent. Book: {ref}`lw-generator`.
+    """
+    count, height, width = shape
+    noise = torch.randn(count, len(beta), height, width, generator=generator)
+    return noise.mul_(gamma.abs().view(1, -1, 1, 1)).add_(beta.view(1, -1, 1, 1))
+
+
+def layer_input(
+    graph: Graph, name: str, moments: Moments, shape: tuple[int, int, int], generator: torch.Generator, *,
+    activation: bool = True, pooled: bool = False, feed: Feed | None = None,
+) -> torch.Tensor:  # fmt: skip
+    r"""Imitated input of a layer: the blocks that feed it, added up (Layer-Wise Data-Free CNN Compression, eq. 12).
+
+    .. math:: x = \sum_j f_j(x_j)
+
+    The sum follows the network: an activation after an addition is applied after it, and identity branches are
+    sums themselves. Pooling is ignored, as section III-B says. No BatchNorm before the layer: N(0, 1).
+
+    Args:
+        moments: of `stored_moments` or `tracked_moments`.
+        shape: (N, H, W); the paper gives no height and width.
+        activation: apply f_j; pruning leaves it out (section III-D).
+        pooled: apply the pooling right before the layer after all, over H x W independent values.
+        feed: another tree than the network's own.
+    Returns:
+        [N, C, H, W]; for a linear layer [N, columns], drawn as independent values. Book: {ref}`lw-generator`.
+    """
+    layer, feed = graph.layer(name), feed or graph.feeding(name)
+    shape = _linear_shape(layer, feed, shape, pooled) if layer.kind == "linear" else shape
+    feed = feed if activation else without_activation(feed)
+
+    def leaf(part: Feed) -> torch.Tensor:
+        if part.name in moments:
+            return block_output(*moments[part.name], shape, generator)
+        return torch.randn(shape[0], part.channels or layer.inputs, *shape[1:], generator=generator)
+
+    head = feed.terms[0] if pooled and feed.kind == "pool" else feed
+    x = head.value(leaf, spatial=False)
+    x = feed.apply(x) if head is not feed else x
+    x = x.flatten(1) if layer.kind == "linear" else x
+    if x.shape[1] != layer.inputs:
+        raise DataFreeError(
+            f"the input of '{name}' ({feed}) was imitated with {x.shape[1]} channels instead of {layer.inputs}; "
+            "what feeds it is not known well enough."
+        )
+    return x
+
+
+def _linear_shape(layer, feed: Feed, shape: tuple[int, int, int], pooled: bool) -> tuple[int, int, int]:
+    if pooled and feed.kind == "pool":
+        return shape
+    known = [leaf.channels for leaf in feed.leaves() if leaf.channels]
+    single = known and feed.kind != "concat" and layer.inputs % known[0] == 0
+    return shape[0], 1, layer.inputs // known[0] if single else 1
+
+
+def without_activation(feed: Feed) -> Feed:
+    """The same tree with every activation left out."""
+    if feed.kind == "act":
+        return without_activation(feed.terms[0])
+    return replace(feed, terms=tuple(map(without_activation, feed.terms)))
+
+
+def activation_before_sum(feed: Feed) -> Feed:
+    """The tree as eq. 12 has it to the letter: an activation after an addition moves to each of the terms."""
+    terms = tuple(map(activation_before_sum, feed.terms))
+    if feed.kind == "act" and terms[0].kind == "sum":
+        return replace(terms[0], terms=tuple(replace(feed, terms=(t,)) for t in terms[0].terms))
+    return replace(feed, terms=terms)

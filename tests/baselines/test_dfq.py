@@ -1,0 +1,115 @@
+"""What is taken from Data-Free Quantization: absorption, correction, expectations and ranges from BatchNorm alone."""
+
+import pytest
+import torch
+from conftest import network_named, seeded, uneven_network, with_statistics
+from torch import nn
+
+from datafree.baselines import dfq
+from datafree.core.graph import Feed, trace
+from datafree.errors import DataFreeError
+from datafree.papers.layerwise import equalization, generated_inputs
+
+
+def test_absorption_keeps_the_function_where_relu_never_cuts():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 6, 3, bias=False), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 6, 3, groups=6), nn.BatchNorm2d(6),
+                        nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(24, 3)).double()  # fmt: skip
+    net = with_statistics(net.float(), side=12).double()
+    for i in (1, 4):
+        net[i].weight.data.mul_(0.2), net[i].bias.data.add_(20)
+        net[i].train()(net[:i](torch.rand(8, 3, 12, 12, dtype=torch.float64)))
+        net[i].eval()
+    wiring = trace(net)
+    found, x = equalization.equalize(net, graph=wiring), torch.rand(3, 3, 12, 12, dtype=torch.float64)
+    before = generated_inputs.tracked_moments(generated_inputs.stored_moments(net, wiring), wiring, found)
+    before = {name: (beta, 10 * gamma) for name, (beta, gamma) in before.items()}  # nothing lies 30 deviations below
+    absorbed, after = dfq.absorb_bias(found.model, wiring, before)
+    torch.testing.assert_close(absorbed(x), net(x))
+    for name in ("1", "4"):
+        torch.testing.assert_close(after[name][0], 3 * after[name][1])
+        assert (after[name][0] < before[name][0]).all()
+    assert not torch.equal(absorbed[0].bias, found.model[0].bias)
+
+
+def test_absorption_leaves_buffers_and_other_activations_alone():
+    net = uneven_network(nn.ReLU6)
+    wiring = trace(net)
+    moments = {n: (b + 9, g) for n, (b, g) in generated_inputs.stored_moments(net, wiring).items()}
+    found = equalization.equalize(net, graph=wiring)
+    absorbed, after = dfq.absorb_bias(found.model, wiring, moments)
+    for a, b in zip(absorbed.parameters(), found.model.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert after == moments
+
+
+def test_response_to_a_constant_is_the_layers_own():
+    torch.manual_seed(0)
+    for layer, size in ((nn.Conv2d(6, 4, 3, groups=2), 5), (nn.Conv2d(4, 4, 3, groups=4), 3), (nn.Conv2d(3, 5, 1), 1)):
+        c = torch.randn(layer.in_channels)
+        x = c.view(1, -1, 1, 1).expand(1, -1, size, size)
+        expected = layer(x)[0, :, 0, 0] - layer.bias
+        torch.testing.assert_close(dfq.response_to_constant(layer, c), expected, rtol=1e-4, atol=1e-6)
+    linear, c = nn.Linear(8, 3), torch.randn(4)
+    expected = linear(c.repeat_interleave(2)) - linear.bias
+    torch.testing.assert_close(dfq.response_to_constant(linear, c, 2), expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("act", [nn.ReLU, nn.ReLU6, nn.SiLU, nn.Sigmoid, nn.Hardswish])
+def test_expectations_agree_with_draws(act):
+    feed = Feed("act", "f", terms=(Feed("norm", "bn", 4),), apply=act())
+    moments = {"bn": (torch.tensor([1.0, -1.0, 5.0, 0.0]), torch.tensor([0.5, -2.0, 2.0, 0.0]))}
+    mean, variance = dfq.gaussian(feed, moments, 4)
+    x = act()(generated_inputs.block_output(*moments["bn"], (50_000, 2, 2), seeded()))
+    torch.testing.assert_close(mean, x.mean((0, 2, 3)), rtol=0.02, atol=0.01)
+    torch.testing.assert_close(variance, x.var((0, 2, 3)), rtol=0.02, atol=0.01)
+
+
+@pytest.mark.parametrize("name", ["resnet20", "mobilenet_v2_small", "googlenet", "densenet121"])
+def test_moments_of_trees_are_those_of_imitated_inputs(name):
+    net = network_named(name)
+    wiring = trace(net)
+    moments = generated_inputs.stored_moments(net, wiring)
+    for layer in wiring.layers[1::7]:
+        x = generated_inputs.layer_input(wiring, layer.name, moments, (4000, 1, 1), seeded()).flatten(1)
+        mean, variance = dfq.gaussian(wiring.feeding(layer.name), moments, layer.inputs)
+        # sums of rectified terms are not normal, which is what the formulas take them for
+        nested = str(wiring.feeding(layer.name)).count("relu") > 1
+        spread = variance.sqrt().mean()
+        assert (x.mean(0) - mean).abs().mean() < (0.2 if nested else 0.03) * spread
+        assert (x.std(0) - variance.sqrt()).abs().mean() < (0.2 if nested else 0.03) * spread
+        low, high = dfq.six_sigma_range(wiring.feeding(layer.name), moments, layer.inputs)
+        inside = (x >= low - 1e-5) & (x <= high + 1e-5)
+        assert inside.float().mean() > 0.999
+
+
+def test_six_deviations_of_a_known_normal():
+    norm = Feed("norm", "bn", 2)
+    moments = {"bn": (torch.tensor([1.0, -1.0]), torch.tensor([0.5, -2.0]))}
+    low, high = dfq.six_sigma_range(norm, moments, 2)
+    torch.testing.assert_close(low, torch.tensor([-2.0, -13.0]))
+    torch.testing.assert_close(high, torch.tensor([4.0, 11.0]))
+    relu = Feed("act", "relu", terms=(norm,), apply=torch.relu)
+    low, high = dfq.six_sigma_range(relu, moments, 2)
+    torch.testing.assert_close(low, torch.zeros(2)), torch.testing.assert_close(high, torch.tensor([4.0, 11.0]))
+
+
+def test_products_have_no_moments():
+    leaf = Feed("norm", "bn", 2)
+    product = Feed("product", "mul", terms=(leaf, leaf))
+    assert not dfq.has_moments(product) and dfq.has_moments(leaf)
+    with pytest.raises(DataFreeError, match="do not follow"):
+        dfq.gaussian(product, {}, 2)
+
+
+def test_correction_gives_the_expected_output_back():
+    torch.manual_seed(0)
+    layer = nn.Conv2d(4, 6, 3, groups=2, bias=False)
+    rounded = nn.Conv2d(4, 6, 3, groups=2, bias=False)
+    rounded.weight.data = (layer.weight * 4).round() / 4
+    mean = torch.randn(4)
+    x = mean.view(1, -1, 1, 1) + torch.randn(20_000, 4, 3, 3)
+    before = (rounded(x) - layer(x)).mean((0, 2, 3)).abs().max()
+    dfq.correct_bias(rounded, layer.weight.detach(), mean)
+    after = (rounded(x) - layer(x)).mean((0, 2, 3)).abs().max()
+    assert after < 0.05 * before and rounded.bias is not None

@@ -1,0 +1,218 @@
+"""The rendered book in a real browser, over http on this machine: mathematics, search, dark mode, a quiet console."""
+
+import functools
+import http.server
+import itertools
+import json
+import shutil
+import subprocess
+import threading
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from datafree import files
+from datafree.book import doctor
+
+HTML = files.BUILD / "html"
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-sync",
+    "--disable-component-update",
+    "--disable-dev-shm-usage",
+    "--remote-allow-origins=*",
+    "--remote-debugging-port=0",
+]
+PATIENCE = 60
+"""Seconds after which a page that does not become what it should is a failure."""
+
+
+class Browser:
+    """A page of Chromium, driven over the DevTools protocol."""
+
+    def __init__(self, socket):
+        self.socket, self.ids, self.events = socket, itertools.count(1), []
+        for domain in ("Page", "Runtime", "Log", "Network"):
+            self.send(f"{domain}.enable")
+
+    def send(self, method: str, **parameters):
+        number = next(self.ids)
+        self.socket.send(json.dumps({"id": number, "method": method, "params": parameters}))
+        while True:
+            message = json.loads(self.socket.recv())
+            if message.get("id") == number:
+                assert "error" not in message, message
+                return message["result"]
+            self.events.append(message)
+
+    def value(self, expression: str):
+        result = self.send("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in result, result
+        return result["result"].get("value")
+
+    def until(self, expression: str):
+        """The value of the expression as soon as it is true."""
+        end = time.monotonic() + PATIENCE
+        while not (value := self.value(expression)):
+            assert time.monotonic() < end, f"never became true in {PATIENCE} s: {expression}"
+            threading.Event().wait(0.05)
+        return value
+
+    def visit(self, url: str) -> None:
+        self.events.clear()
+        self.send("Page.navigate", url=url)
+        self.until(f"location.href.startsWith({url.split('#')[0]!r}) && document.readyState === 'complete'")
+
+    def complaints(self) -> list[str]:
+        """Errors on the console, exceptions, and requests that failed."""
+        found = []
+        for event in self.events:
+            kind, said = event["method"], event["params"]
+            if kind == "Log.entryAdded" and said["entry"]["level"] == "error":
+                found.append(said["entry"]["text"] + " " + said["entry"].get("url", ""))
+            elif kind == "Runtime.exceptionThrown":
+                found.append(said["exceptionDetails"].get("text", "exception"))
+            elif kind == "Runtime.consoleAPICalled" and said["type"] in ("error", "assert"):
+                found.append(str(said["args"]))
+            elif kind == "Network.responseReceived" and said["response"]["status"] >= 400:
+                found.append(f"{said['response']['status']} {said['response']['url']}")
+        return found
+
+    def requests(self) -> list[str]:
+        return [e["params"]["request"]["url"] for e in self.events if e["method"] == "Network.requestWillBeSent"]
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(scope="module")
+def site():
+    if not (HTML / "index.html").is_file():
+        pytest.fail("there is no rendered book in _build/html; run 'make book' first.")
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(HTML)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}/"
+    server.shutdown()
+
+
+def port_of(profile: Path, process: subprocess.Popen) -> int:
+    end = time.monotonic() + PATIENCE
+    note = profile / "DevToolsActivePort"
+    while not (note.is_file() and note.read_text().strip()):
+        assert process.poll() is None, "chromium ended at once"
+        assert time.monotonic() < end, "chromium opened no port"
+        threading.Event().wait(0.05)
+    return int(note.read_text().split()[0])
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    program = next((path for name in doctor.CHROMIUM if (path := shutil.which(name))), None)
+    if program is None:
+        pytest.skip("no chromium on this machine; install it to run the browser tests.")
+    websocket = pytest.importorskip("websocket")
+    profile = tmp_path_factory.mktemp("chromium")
+    process = subprocess.Popen(
+        [program, *FLAGS, f"--user-data-dir={profile}", "about:blank"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port_of(profile, process)}/json") as answer:
+            page = next(p for p in json.load(answer) if p["type"] == "page")
+        socket = websocket.create_connection(page["webSocketDebuggerUrl"], timeout=PATIENCE, suppress_origin=True)
+        yield Browser(socket)
+        socket.close()
+    finally:
+        process.terminate()
+        process.wait(timeout=PATIENCE)
+
+
+def all_pages() -> list[str]:
+    return sorted(p.relative_to(HTML).as_posix() for p in HTML.rglob("*.html") if "_static" not in p.parts)
+
+
+def test_no_page_complains_or_asks_another_host(browser, site):
+    trouble = {}
+    for page in all_pages():
+        browser.visit(site + page)
+        browser.value("window.MathJax && MathJax.startup ? MathJax.startup.promise.then(() => 1) : 1")
+        foreign = [url for url in browser.requests() if not url.startswith((site, "data:", "blob:"))]
+        if browser.complaints() or foreign:
+            trouble[page] = browser.complaints() + foreign
+    assert trouble == {}
+
+
+@pytest.mark.parametrize("page", ["notation.html", "notebooks/01_kw_synthesis.html"])
+def test_equations_are_drawn_with_the_books_own_fonts(browser, site, page):
+    browser.visit(site + page)
+    browser.until("document.querySelectorAll('mjx-container').length > 0")
+    browser.value("MathJax.startup.promise.then(() => 1)")
+    assert browser.value("document.querySelectorAll('mjx-merror, [data-mjx-error]').length") == 0
+    assert browser.value("document.querySelectorAll('.math').length") <= browser.value(
+        "document.querySelectorAll('mjx-container').length"
+    )
+    browser.until("[...document.fonts].some(f => f.family.startsWith('MJX') && f.status === 'loaded')")
+
+
+def test_no_equation_in_the_book_has_an_error(browser, site):
+    wrong = {}
+    for page in all_pages():
+        browser.visit(site + page)
+        browser.value("window.MathJax && MathJax.startup ? MathJax.startup.promise.then(() => 1) : 1")
+        texts = browser.value("[...document.querySelectorAll('mjx-merror')].map(e => e.textContent)")
+        if texts:
+            wrong[page] = texts
+    assert wrong == {}
+
+
+def test_search_finds_batchnorm(browser, site):
+    browser.visit(site + "search.html?q=BatchNorm")
+    browser.until("document.querySelectorAll('#search-results li a').length > 0")
+    found = browser.value("[...document.querySelectorAll('#search-results li a')].map(a => a.href)")
+    assert any("notebooks/" in url for url in found)
+    assert browser.complaints() == []
+
+
+def test_search_says_so_when_there_is_nothing(browser, site):
+    browser.visit(site + "search.html?q=xyzzyplugh")
+    browser.until("/did not match|found 0|no results/i.test(document.querySelector('#search-results').innerText)")
+
+
+LIGHTNESS = """(() => {
+  const parse = c => c.match(/[\\d.]+/g).map(Number);
+  const light = ([r, g, b]) => (0.2126 * r + 0.7152 * g + 0.0722 * b) / 255;
+  return [light(parse(getComputedStyle(document.body).backgroundColor)), light(parse(getComputedStyle(document.body).color))];
+})()"""
+
+
+def test_dark_mode_is_dark_and_stays(browser, site):
+    browser.visit(site + "index.html")
+    button = "document.querySelector('button.theme-switch-button')"
+    for theme in ("light", "dark"):
+        browser.until(f"document.documentElement.dataset.theme === '{theme}' || ({button}.click(), false)")
+        background, text = browser.value(LIGHTNESS)
+        assert (background > text + 0.5) if theme == "light" else (text > background + 0.5)
+    browser.visit(site + "notation.html")
+    assert browser.value("document.documentElement.dataset.theme") == "dark"
+    assert browser.complaints() == []
+
+
+def test_a_narrow_window_does_not_scroll_sideways(browser, site):
+    browser.send("Emulation.setDeviceMetricsOverride", width=400, height=800, deviceScaleFactor=1, mobile=False)
+    wide = []
+    for page in all_pages():
+        browser.visit(site + page)
+        if browser.value("document.documentElement.scrollWidth") > 401:
+            wide.append(page)
+    browser.send("Emulation.clearDeviceMetricsOverride")
+    assert wide == []

@@ -1,0 +1,195 @@
+"""The transcribed facts, and what reads them."""
+
+import ast
+import re
+import textwrap
+
+import pytest
+
+from datafree import files
+from datafree.book import equations
+from datafree.errors import DataFreeError
+from datafree.evidence import claims as claims_module
+from datafree.evidence.claims import claim, paper_value
+
+CLAIM = "- {{id: {}, paper: knowledge_within, statement: s, where: w, kind: value, how_to_check: h}}\n"
+
+
+@pytest.fixture
+def papers(tmp_path, monkeypatch):
+    """A folder of one's own in place of book/papers."""
+    monkeypatch.setattr(files, "PAPERS", tmp_path)
+    return tmp_path
+
+
+def test_all_claims_are_there_once():
+    claims = claims_module.claims()
+    assert len(claims) == 196
+    assert {c.paper for c in claims.values()} == set(claims_module.papers()) == set(equations.PAPER_NAMES.values())
+    assert sum(c.paper == "knowledge_within" for c in claims.values()) == 70
+
+
+def test_table_3_is_table_4_over_its_own_data_set():
+    own = {"CIFAR-10": "cifar10", "CIFAR-100": "cifar100", "MNIST": "mnist", "SVHN": "svhn"}
+    columns = claims_module.table("knowledge_within", "T3")["columns"][1:]
+    for trained, reference in own.items():
+        where = {"train_dataset": trained}
+        base, _ = paper_value("knowledge_within", "T4", where, reference)
+        for column in columns:
+            ratio, _ = paper_value("knowledge_within", "T3", where, column)
+            raw, _ = paper_value("knowledge_within", "T4", where, column)
+            assert ratio == pytest.approx(raw / base, abs=0.0501), (trained, column)
+
+
+def test_table_5_repeats_table_1():
+    """The rows at sigma 1.0 are the calibration rows of table 1: the columns were read rightly."""
+    for config, footnote in (("4w4a", None), ("4w8a", 1)):
+        where = {"config": config, "footnote": footnote}
+        for column in ("inception", "bns_plus_inception"):
+            fifth = paper_value("knowledge_within", "T5", where | {"sigma": 1.0}, column)
+            first = paper_value("knowledge_within", "T1", where | {"model": "ResNet44", "stage": "calibration"}, column)
+            assert fifth == first
+
+
+def test_every_row_keeps_to_its_columns():
+    for paper, content in claims_module.papers().items():
+        for name, table in content["tables"].items():
+            for row in table["rows"]:
+                assert set(row) - {"bold"} <= set(table["columns"]), (paper, name, row)
+
+
+def test_value_and_spread():
+    where = {"stage": "calibration", "config": "4w4a", "model": "ResNet44"}
+    assert paper_value("knowledge_within", "T1", where, "bns") == (88.5, 0.13)
+    assert paper_value("knowledge_within", "T1", where, "float_top1") == (93.23, None)
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (("knowledge_witin", "T1", {}, "bns"), "did you mean 'knowledge_within'"),
+        (("knowledge_within", "T9", {}, "bns"), "no table 'T9'; known: T1"),
+        (("udfc", "T1", {}, "bns"), "known: none"),
+        (("knowledge_within", "T1", {"colour": 1}, "bns"), "no column 'colour'"),
+        (("knowledge_within", "T1", {}, "bsn"), "no column 'bsn'"),
+        (("knowledge_within", "T1", {"config": "4w4a"}, "bns"), "4 rows|5 rows|exactly one"),
+        (("knowledge_within", "T1", {"config": "9w9a"}, "bns"), "^0 rows"),
+        (("knowledge_within", "T6", {"steps": 45036}, "measured_jkl"), "prints no number"),
+        (("knowledge_within", "T6", {"steps": 45036}, "star"), "prints no number"),
+    ],
+)
+def test_bad_questions_get_a_sentence(arguments, words):
+    with pytest.raises(DataFreeError, match=words):
+        paper_value(*arguments)
+
+
+def test_unknown_claim_names_the_nearest():
+    with pytest.raises(DataFreeError, match="'kw-c1'.*did you mean 'kw-c"):
+        claim("kw-c1")
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("claims:\n" + CLAIM.format("kw-c01") * 2, "'kw-c01' twice"),
+        ("claims:\n" + CLAIM.format("kw c01"), "not a claim id"),
+        ("claims:\n- {id: kw-c01}\n", "kw-c01.*statement"),
+        ("claims:\n- {id: kw-c01, paper: 3, statement: s, where: w, kind: k, how_to_check: h}\n", "'paper'.*string"),
+        ("claims:\n" + CLAIM.format("kw-c01").replace("kind", "colour: red, kind"), "colour.*Known parameters"),
+        ("claims: many\n", "must hold a list"),
+        ("- 1\n", "must hold a list"),
+        ("", "must hold a list"),
+        ("claims: [\n", "claims.yaml', line 2 is not valid YAML"),
+        ("claims: []\nclaims: []\n", "'claims' is given twice"),
+        ("claims: !!python/object/apply:os.system ['true']\n", "not valid YAML"),
+    ],
+)
+def test_broken_claims_file(papers, text, words):
+    (papers / "claims.yaml").write_text(text)
+    with pytest.raises(DataFreeError, match=words):
+        claims_module.claims()
+
+
+def test_missing_and_binary_files(papers):
+    with pytest.raises(DataFreeError, match="claims.yaml' cannot be read"):
+        claims_module.claims()
+    (papers / "tables.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(DataFreeError, match="tables.yaml'"):
+        claims_module.papers()
+
+
+def _module(folder, text):
+    path = folder / "module.py"
+    path.write_text(textwrap.dedent(text))
+    return path
+
+
+def test_citations_are_found_in_first_sentences(tmp_path):
+    path = _module(
+        tmp_path,
+        '''
+        def one(x):
+            """The first
+            thing (The Knowledge Within, eq. 1).
+
+            Book: {ref}`kw-one`.
+            """
+
+        class Two:
+            """Second (FRanDI, section 3.2)."""
+
+            def three(self):
+                """Third (UDFC, eqs. 2 and 3)"""
+
+        def four():
+            """Not one of ours (Another Paper, eq. 4)."""
+
+        def five():
+            """Says it late.
+
+            More (UDFC, eq. 5).
+            """
+        ''',
+    )
+    found = equations._cited(path, "m")
+    assert [(e.paper, e.place, e.function, e.label) for e in found] == [
+        ("knowledge_within", "eq. 1", "m.one", "kw-one"),
+        ("frandi", "section 3.2", "m.Two", ""),
+        ("udfc", "eqs. 2 and 3", "m.Two.three", ""),
+    ]
+    assert found[0].what == "The first thing"
+
+
+def test_broken_python_is_named(tmp_path):
+    with pytest.raises(DataFreeError, match="module.py' is not valid Python"):
+        equations.parse(_module(tmp_path, "def ("))
+
+
+def test_a_name_in_a_string_is_no_test(tmp_path):
+    (tmp_path / "test_x.py").write_text(
+        "def test_a():\n    m.f(1)\ndef test_b():\n    'f'\nclass T:\n    def test_c(self):\n        f()\n"
+    )
+    found = equations._joined(equations.Equation("udfc", "eq. 1", "m.f", "", ""), equations._tests(tmp_path), [])
+    assert found.tests == ["test_x.py::test_a", "test_x.py::T::test_c"]
+
+
+def test_library_equations_are_indexed():
+    found = {e.function: e for e in equations.equations()}
+    divergence = found["datafree.core.batchnorm.bns_divergence"]
+    assert (divergence.paper, divergence.place, divergence.label) == ("knowledge_within", "eq. 1", "kw-bns")
+    order = [e.paper for e in equations.equations()]
+    assert order == sorted(order, key=list(equations.PAPER_NAMES.values()).index)
+
+
+def test_every_citation_of_an_equation_is_understood():
+    """A docstring that begins to cite a paper's equation must be in the index: no misspelt name is dropped silently.
+
+    Other papers are cited with their authors and year, and have no page of their own.
+    """
+    indexed = {e.function.rpartition(".")[2] for e in equations.equations()}
+    library = files.ROOT / "lib" / "datafree"
+    for path in sorted(library.rglob("*.py")):
+        for name, node in equations._definitions(equations.parse(path)):
+            first = (ast.get_docstring(node) or "").partition("\n\n")[0]
+            if re.search(r"\((?![^()]*et al\., \d{4})[^()]*, eqs?\. ?\d", first):
+                assert name.rpartition(".")[2] in indexed, f"{path.name}: {name}"

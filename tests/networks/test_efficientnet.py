@@ -28,7 +28,7 @@ def test_it_has_the_size_that_is_published(network):
 
 @pytest.mark.parametrize(("kernel", "side"), [(3, 224), (3, 14), (5, 56), (5, 28)])
 def test_stride_two_pads_as_tensorflow_does(kernel, side):
-    layer = nn.Sequential(*efficientnet._layer(4, 8, kernel, 2, act=False)[:2])
+    layer = nn.Sequential(*efficientnet.conv_unit(4, 8, kernel, 2, act=False)[:2])
     x = torch.randn(1, 4, side, side, generator=torch.Generator().manual_seed(0))
     total = max((-(-side // 2) - 1) * 2 + kernel - side, 0)
     low, high = total // 2, total - total // 2

@@ -1,0 +1,1 @@
+"""What the papers compare themselves with, a module a method. Baselines do not import papers."""

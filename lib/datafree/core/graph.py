@@ -191,12 +191,14 @@ class Graph:
 
     def _reader(self, node: fx.Node) -> fx.Node | None:
         """The only node that reads a value, or None; questions about its shape do not count."""
+        # x.size() reads no value
         readers = [user for user in node.users if self.roles[user] != "shape"]
         return readers[0] if len(readers) == 1 else None
 
     def _norm_behind(self, node: fx.Node) -> fx.Node | None:
         reader = self._reader(node)
         found = reader is not None and self.roles[reader] == "norm"
+        # a layer that runs twice has two inputs with one BatchNorm: left alone
         return reader if found and self.uses[reader.target] == self.uses[node.target] == 1 else None
 
     def _layer(self, name: str) -> Layer:
@@ -208,6 +210,7 @@ class Graph:
             kind, sizes = "linear", (module.in_features, module.out_features)
         else:
             sizes = module.in_channels, module.out_channels
+            # depthwise: one input and one output channel a group
             single = module.groups == sizes[0] == sizes[1]
             kind = "conv" if module.groups == 1 else "depthwise" if single else "grouped"
         return Layer(name, kind, *sizes, norm.target if norm else None, act)
@@ -218,16 +221,19 @@ class Graph:
         flat, acts, norm = self._by_name[name].kind == "linear", [], self._by_name[name].norm
         node = self._reader(start)
         while node is not None and self.roles[node] in graph_roles.WITHIN:
+            # behind flattening, the next layer must be a linear one
             flat |= self.roles[node] in ("flat", "mean")
             if self.roles[node] == "act":
                 acts.append(graph_roles.name_of(self.modules, node))
             if self.roles[node] == "norm" and node.target != norm:
+                # a second BatchNorm in a row cannot be folded; it stands between as an operation of its own
                 acts.append("batch_norm")
             node = self._reader(node)
         if node is None or self.roles[node] != "layer":
             return None
         last, outputs = self._by_name[node.target], self._by_name[name].outputs
         linear = last.kind == "linear"
+        # weights used twice cannot be scaled for one place; columns must be whole channels
         if self.uses[name] > 1 or self.uses[last.name] > 1 or linear != flat or last.inputs % outputs:
             return None
         return Pair(name, (), last.name, last.inputs // outputs, tuple(acts), linear)
@@ -244,6 +250,7 @@ class Graph:
             pair = after.get(layer.name) if layer.kind != "depthwise" else None
             while pair and self.layer(pair.last).kind == "depthwise":
                 step = after.get(pair.last)
+                # a depthwise layer carries each channel through: the chain goes on behind it
                 middle = (*pair.middle, pair.last)
                 pair = step and Pair(pair.first, middle, step.last, step.positions, pair.acts + step.acts, step.linear)
             if pair:
@@ -290,6 +297,7 @@ class Graph:
         if any(isinstance(a, fx.Node) for a in (*node.args[1:], *node.kwargs.values())):
             return None
         first = node.args[0]
+        # the constant stands first
         if not isinstance(first, fx.Node):  # 2 * x
             return partial(node.target, first)
         if node.op == "call_method":

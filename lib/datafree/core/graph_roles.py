@@ -58,6 +58,7 @@ def of(nodes: list[fx.Node], modules: Modules) -> Roles:
 
 def _is_spatial(index: Any) -> bool:
     """Whether x[index] leaves batch and channels whole."""
+    # x[:, :, ...]: batch and channels are untouched
     whole = slice(None)
     return isinstance(index, tuple) and len(index) > 2 and index[:2] == (whole, whole)
 
@@ -107,10 +108,12 @@ def _function_role(node: fx.Node, name: str, roles: Roles) -> str:
 
 
 def _arithmetic_role(node: fx.Node, name: str, tensors: list[fx.Node], roles: Roles) -> str:
+    # torch.add(a, b, alpha=2) is no plain sum
     if "alpha" in node.kwargs or len(node.args) != 2:
         return "unknown"
     if len(tensors) == 2 or node.args[0] is node.args[1]:
         return {"add": "sum", "iadd": "sum", "mul": "product", "imul": "product"}.get(name, "unknown")
+    # x / 255 - mean before the first layer
     if roles[tensors[0]] in ("input", "prepared"):
         return "prepared"
     return (
@@ -125,6 +128,7 @@ def _layout_role(node: fx.Node, name: str) -> str:
     if name in _FLAT:
         shape = given[0] if len(given) == 1 and isinstance(given[0], tuple | list) else given
         start = node.kwargs.get("start_dim", given[0] if given else 0)
+        # flatten from the channels on, or a view with two sizes: [N, C H W]
         flat = {"flatten": start == 1, "squeeze": True}.get(name, len(shape) == 2)
         return "flat" if flat else "unknown"
     if name == "getitem":

@@ -70,6 +70,7 @@ def choose(by_layer: Mapping[str, torch.Tensor], ratio: float, scope: str = "lay
     if scope != "global":
         raise DataFreeError(f"scope '{scope}' is not known; choose 'layer' or 'global'.")
     relative = {name: s / s.mean().clamp_min(torch.finfo(s.dtype).tiny) for name, s in by_layer.items()}
+    # all layers in one row; then cut it back into layers
     together = torch.cat(list(relative.values()))
     kept = torch.zeros(len(together), dtype=torch.bool)
     kept[keep_largest(together, kept_count(len(together), ratio))] = True
@@ -109,6 +110,7 @@ def cut_outputs(layer: nn.Conv2d | nn.Linear, keep: torch.Tensor) -> None:
 def cut_inputs(layer: nn.Conv2d | nn.Linear, keep: torch.Tensor, positions: int = 1) -> None:
     """Leave only the input channels `keep`; a linear layer has `positions` columns for each."""
     if isinstance(layer, nn.Linear):
+        # channel c has the columns c P to (c + 1) P - 1
         columns = (keep[:, None] * positions + torch.arange(positions)).flatten()
         _cut(layer, "weight", columns, 1)
         layer.in_features = len(columns)
@@ -176,10 +178,12 @@ def proportional_shares(quotients: Mapping[str, float], sizes: Mapping[str, int]
     while True:
         rest = [name for name in quotients if name not in full]
         mass = sum(quotients[name] * sizes[name] for name in rest)
+        # what is still to give, spread over the layers that are not full yet
         eps = (wanted - sum(sizes[name] for name in full)) / mass if rest else 0.0
         over = {name for name in rest if eps * quotients[name] > 1}
         if not over:
             return {name: 1.0 if name in full else eps * quotients[name] for name in quotients}
+        # min(1, .): these layers are given up whole, and eps is found again for the rest
         full |= over
 
 
@@ -191,6 +195,7 @@ def _check_share(share: float) -> None:
 def _largest(score: torch.Tensor, density: float) -> torch.Tensor:
     """True at the `density` share of the values with the largest magnitude."""
     mask = torch.zeros(score.numel(), dtype=torch.bool)
+    # ties go to the first values, so that the share is exact
     mask[keep_largest(score.abs().flatten(), round(density * score.numel()))] = True
     return mask.view(score.shape)
 

@@ -36,6 +36,7 @@ def read_stub(name: str, split: str, side: int) -> ImageSet:
     columns, size = listing["columns"], listing["size"]
     picture = torch.from_numpy(np.array(Image.open(sheet).convert("RGB")))
     rows = picture.shape[0] // size
+    # the sheet of rows x columns tiles, cut up
     tiles = picture.view(rows, size, columns, size, 3).permute(0, 2, 4, 1, 3).reshape(-1, 3, size, size)
     tiles = tiles[: len(labels)].contiguous()
     return ImageSet(tiles if size == side else resize_pixels(tiles, side), labels, classes, f"{name}/{split}")
@@ -57,6 +58,7 @@ def write_stub(
     rows = -(-n // columns)
     tiles = torch.zeros(rows * columns, 3, size, size, dtype=torch.uint8)
     tiles[:n] = chosen.pixels
+    # tiles laid out as rows x columns
     sheet = tiles.view(rows, columns, 3, size, size).permute(0, 3, 1, 4, 2).reshape(rows * size, columns * size, 3)
     listing = {"labels": chosen.labels.tolist(), "columns": columns, "size": size}
     folder = files.STUBS / EMBEDDED_SETS[name][0]

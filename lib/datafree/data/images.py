@@ -94,10 +94,12 @@ def random_crop_and_mirror(x: torch.Tensor, generator: torch.Generator, pad: int
     """Random crop after reflection padding, and mirror: one draw an image, the whole batch at once."""
     n, c, h, w = x.shape
     padded = F.pad(x, (pad, pad, pad, pad), mode="reflect")
+    # corner of the crop in the padded image
     dy, dx = (torch.randint(0, 2 * pad + 1, (n, 1), generator=generator) for _ in range(2))
     flip = torch.rand(n, 1, generator=generator) < 0.5
     columns = torch.arange(w).expand(n, w)
     columns = torch.where(flip, columns.flip(1), columns) + dx
     rows = torch.arange(h).expand(n, h) + dy
+    # one gather for the whole batch: image, row, column
     index = torch.arange(n).view(n, 1, 1)
     return padded.permute(0, 2, 3, 1)[index, rows.unsqueeze(2), columns.unsqueeze(1)].permute(0, 3, 1, 2)

@@ -55,6 +55,7 @@ def _paste(scene: torch.Tensor, labels: torch.Tensor, item: torch.Tensor, label:
     item = F.interpolate(item[None, None], size=(size, size), mode="bilinear", align_corners=False)[0, 0]
     top, left = number(side - size + 1), number(side - size + 1)
     colour = torch.tensor([between(*COLOUR) for _ in range(3)]).view(3, 1, 1)
+    # dark pixels of the item are its background
     mask = item > THRESHOLD
     window = slice(top, top + size), slice(left, left + size)
     scene[:, window[0], window[1]] = torch.where(mask, colour * item, scene[:, window[0], window[1]])

@@ -1,0 +1,1 @@
+"""What was measured and what it proves: records, the claims of the papers, and the ledger that joins them."""

@@ -1,0 +1,1 @@
+"""What is compressed: networks by name, their blocks and their trained weights."""

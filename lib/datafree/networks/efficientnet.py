@@ -29,7 +29,7 @@ PLAN = (
 """A row: expansion, width, blocks, kernel, stride of the first block."""
 
 
-def _layer(inputs: int, outputs: int, kernel: int = 1, stride: int = 1, groups: int = 1, act: bool = True) -> list:
+def conv_unit(inputs: int, outputs: int, kernel: int = 1, stride: int = 1, groups: int = 1, act: bool = True) -> list:
     """Convolution, BatchNorm and ReLU6 if asked for. Padding at stride 2 is right for images of even size."""
     before, after = (kernel - stride) // 2, (kernel - stride + 1) // 2
     uneven = [nn.ZeroPad2d((before, after, before, after))] * (stride > 1)
@@ -43,9 +43,9 @@ class Block(nn.Module):
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, expand: int):
         super().__init__()
         hidden = inputs * expand
-        layers = _layer(inputs, hidden) if expand > 1 else []
-        layers += _layer(hidden, hidden, kernel, stride, groups=hidden)
-        self.body = nn.Sequential(*layers, *_layer(hidden, outputs, act=False))
+        layers = conv_unit(inputs, hidden) if expand > 1 else []
+        layers += conv_unit(hidden, hidden, kernel, stride, groups=hidden)
+        self.body = nn.Sequential(*layers, *conv_unit(hidden, outputs, act=False))
         self.residual = inputs == outputs and stride == 1
 
     def forward(self, x):
@@ -57,13 +57,13 @@ class EfficientNetLite0(nn.Module):
 
     def __init__(self, classes: int = 1000, mean=MEAN, std=STD):
         super().__init__()
-        layers, inputs = _layer(3, 32, 3, 2), 32
+        layers, inputs = conv_unit(3, 32, 3, 2), 32
         for expand, width, blocks, kernel, stride in PLAN:
             for i in range(blocks):
                 layers.append(Block(inputs, width, kernel, stride if i == 0 else 1, expand))
                 inputs = width
         self.normalize = Normalize(mean, std)
-        self.features = nn.Sequential(*layers, *_layer(inputs, 1280))
+        self.features = nn.Sequential(*layers, *conv_unit(inputs, 1280))
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.linear = nn.Linear(1280, classes)
 

@@ -29,6 +29,7 @@ class ASPP(nn.Module):
 
     def forward(self, x):
         parts = [self.point(x), *(branch(x) for branch in self.holes)]
+        # one value a channel for all pixels
         whole = self.image(x).expand_as(parts[0])
         return self.project(torch.cat([*parts, whole], 1))
 

@@ -66,9 +66,11 @@ def check_sha256(path: str | Path, expected: str) -> None:
 def load_state(model: nn.Module, state: dict[str, torch.Tensor], source: str) -> nn.Module:
     """Copy a state dict into `model`, naming what is missing, unexpected or of another shape."""
     own = model.state_dict()
+    # weights of torchvision, without the name of our wrapper
     if hasattr(model, "network") and not any(k.startswith("network.") for k in state):
         state = {f"network.{k}": v for k, v in state.items()}
     state = {k: v.to(torch.float32) if v.is_floating_point() else v for k, v in state.items()}
+    # not every file carries the normalisation or the count of batches
     optional = {k for k in own if k.startswith("normalize.") or k.endswith("num_batches_tracked")}
     missing = sorted(set(own) - set(state) - optional)
     unexpected = sorted(set(state) - set(own))
@@ -112,6 +114,7 @@ def _embedded(name: str, trained_on: str, suffix: str, missing: str) -> Path:
 
 def classes_of(state: dict[str, torch.Tensor]) -> dict[str, int]:
     """How many classes the last linear layer of a state dict tells apart; nothing where there is none."""
+    # the last matrix with a bias of as many values is the classifier
     biases = {k.removesuffix("bias") + "weight": len(v) for k, v in state.items() if k.endswith("bias") and v.ndim == 1}
     rows = [len(v) for k, v in sorted(state.items()) if v.ndim == 2 and biases.get(k) == len(v)]
     return {"classes": rows[-1]} if rows else {}
@@ -151,6 +154,7 @@ def load_network(
             f"weights '{path}' carry no input normalisation; give mean=(...) and std=(...) as used when it was trained."
         )
     model = build_network(name, **(classes_of(state) | settings))
+    # to see whether the file brings another normalisation
     own = {k: v.clone() for k, v in model.normalize.state_dict().items()} if "mean" in settings else {}
     load_state(model, state, f"'{path}'")
     if any(not torch.allclose(v, model.normalize.state_dict()[k]) for k, v in own.items()):

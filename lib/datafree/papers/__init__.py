@@ -1,0 +1,1 @@
+"""A folder a paper, a module a section, a function an equation. Papers do not import each other."""

@@ -59,7 +59,7 @@ class Two(nn.Module):
 
 def plant(net, j, mix):
     """Make channel j of conv1, BatchNorm included, the combination `mix` of the others."""
-    rows, constants = reconstruction._affine(net, trace(net), "conv1")
+    rows, constants = reconstruction.rows_and_constants(net, trace(net), "conv1")
     scale = (net.bn1.weight / (net.bn1.running_var + net.bn1.eps).sqrt()).double()[j]
     net.conv1.weight.data[j] = (mix @ rows / scale).view_as(net.conv1.weight[j]).float()
     net.bn1.running_mean[j] = 0.0

@@ -82,13 +82,16 @@ class Candidates(fx.Interpreter):
     @torch.no_grad()
     def run_rows(self, x: torch.Tensor, rows: Sequence[Row]) -> Iterator[tuple[int, torch.Tensor]]:
         """(number of the row, outputs of the network) in an order of our choice."""
+        # neighbours in this order begin alike
         order = sorted(range(len(rows)), key=rows.__getitem__)
         shared = [0] + [common(rows[a], rows[b]) for a, b in pairwise(order)]
         kept: dict[int, tuple[int, dict]] = {}
         result = None
         for index, level in zip(order, shared):
             self.ranks = dict(zip(self.factors.sites, rows[index]))
+            # the values alive before the first layer that differs
             start, env = kept.get(level, (0, {}))
+            # equal rows give the same result again
             if result is None or level < len(rows[index]):
                 self.env, self.args_iter = dict(env), iter([x])
                 result = self._from(start, set(shared), kept)
@@ -101,6 +104,7 @@ class Candidates(fx.Interpreter):
             if level in wanted:
                 kept[level] = place, dict(self.env)
             self.env[node] = self.run_node(node)
+            # nothing reads these values any more
             for dead in self.user_to_last_uses.get(node, []):
                 del self.env[dead]
         return self.env[node]

@@ -56,6 +56,7 @@ def decompose(weight: torch.Tensor) -> Parts:
         K = min(I D, O D) triples. Book: {ref}`fr-svd`.
     """
     o, i, height, width = weight.shape
+    # W[o, i, a, b] -> M[(i, a), (o, b)]
     matrix = weight.detach().permute(1, 2, 0, 3).reshape(i * height, o * width)
     return Parts(*torch.linalg.svd(matrix, full_matrices=False))
 
@@ -73,7 +74,9 @@ def compact_weight(parts: Parts, rank: int, shape: torch.Size) -> torch.Tensor:
         dense, [O, I, D, D]; two convolutions by `spatial_svd` compute the same. Book: {ref}`fr-split`.
     """
     o, i, height, width = shape
+    # sum over k <= R of s_k u_k v_k'
     matrix = (parts.left[:, :rank] * parts.values[:rank]) @ parts.right[:rank]
+    # M[(i, a), (o, b)] -> W[o, i, a, b]
     return matrix.view(i, height, o, width).permute(2, 0, 1, 3).contiguous()
 
 
@@ -164,6 +167,7 @@ class Factorizer(sites.Sites):
     def uniform(self, reduction: float) -> dict[str, int]:
         """Ranks of one share for all layers, with about so many times fewer operations."""
         target = self.dense_macs / reduction
+        # what stays dense costs this much whatever the ranks
         fixed = self.dense_macs - sum(site.macs for site in self.sites.values())
         share = (target - fixed) / (self.dense_macs - fixed)
         if not 0 < share <= 1:

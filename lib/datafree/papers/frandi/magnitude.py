@@ -52,6 +52,7 @@ class Pruner(sites.Sites):
     def uniform(self, share: float) -> dict[str, int]:
         """Counts of one share for all layers, so that this share of the network's trainable values stays."""
         inside = sum(site.weights for site in self.sites.values())
+        # all the pruning happens inside the compressible layers
         kept = 1 - (1 - share) * self.dense_parameters / inside
         if not 0 < kept <= 1:
             raise DataFreeError(

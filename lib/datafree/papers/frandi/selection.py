@@ -79,6 +79,7 @@ class Sampler:
         self.generator = torch.Generator().manual_seed(config.seed)
         flops = config.budget == "flops"
         self.dense = factors.dense_macs if flops else factors.dense_parameters
+        # C(R) = rest + sum over layers of R_l times the cost of one rank
         saved = sum(s.macs if flops else s.weights for s in self.sites)
         self.rest = self.dense - saved
         self.slopes = torch.tensor(
@@ -91,6 +92,7 @@ class Sampler:
         """Ranks [DRAWS, layers] whose kept shares are uniform in [r_min, r_max]."""
         low, high = self.config.range
         share = torch.rand(self.DRAWS, len(self.sites), generator=self.generator, dtype=torch.float64)
+        # shares of the weights as whole ranks, from 1 to the full one
         return torch.minimum(((low + (high - low) * share) * self.unit).round().clamp_min(1), self.full)
 
     def complete(self, row: torch.Tensor | None = None, keep: int = 0) -> torch.Tensor:
@@ -99,6 +101,7 @@ class Sampler:
             drawn = self.draw()
             if row is not None:
                 drawn[:, :keep] = row[:keep]
+            # one product of matrices costs all draws
             good = within_budget(self.rest + drawn @ self.slopes, self.dense, self.config).nonzero()
             if len(good):
                 return drawn[good[0, 0]]
@@ -117,6 +120,7 @@ class Sampler:
         roots: list[torch.Tensor | None] = [None]
         keep = 0
         for end in (layers // 3, 2 * layers // 3) if branches else ():
+            # a tree: first third of the layers, then the second; the candidates differ in the last
             roots = [self.complete(root, keep) for root in roots for _ in range(branches)]
             keep = end
         drawn = [self.complete(roots[i % len(roots)], keep) for i in range(count)]

@@ -133,6 +133,7 @@ def equalizing_scale(range1: torch.Tensor, range2: torch.Tensor) -> torch.Tensor
     Returns:
         [C], above zero; one where a channel has no range, because there is nothing to share. Book: {ref}`lw-scale`.
     """
+    # sqrt(r_1 r_2) / r_2 = sqrt(r_1 / r_2)
     s = (range1 / range2).sqrt()
     return torch.where((range2 > 0) & (s > 0) & torch.isfinite(s), s, torch.ones_like(s))
 
@@ -173,6 +174,7 @@ def scale_columns(layer: nn.Module, s: torch.Tensor) -> None:
     if isinstance(inner, nn.Linear):
         s = s.repeat_interleave(inner.in_features // len(s))
     weight = blocks(layer)
+    # group by group: each has its own columns
     weight.mul_(s.view(len(weight), 1, -1, *[1] * (weight.ndim - 3)))
     if isinstance(layer, BufferedLayer):
         layer.v_in.div_(s)
@@ -203,6 +205,7 @@ class _Ranges:
     """
 
     def __init__(self, layer: nn.Module, positions: int):
+        # |W| once; scaling rows by 1/s and columns by s only moves maxima about
         self.matrix = magnitudes(layer, positions)
         groups, rows, columns = self.matrix.shape
         self.divisor, self.factor = self.matrix.new_ones(groups * rows), self.matrix.new_ones(groups * columns)
@@ -211,12 +214,14 @@ class _Ranges:
     def rows(self) -> torch.Tensor:
         if self._rows is None:
             factor = self.factor.view(len(self.matrix), 1, -1)
+            # max_i |W_oi| f_i / d_o, with f the factors of the columns and d the divisors of the rows
             self._rows = (self.matrix * factor).amax(2).flatten() / self.divisor
         return self._rows
 
     def columns(self) -> torch.Tensor:
         if self._columns is None:
             divisor = self.divisor.view(len(self.matrix), -1, 1)
+            # max_o |W_oi| / d_o f_i
             self._columns = (self.matrix / divisor).amax(1).flatten() * self.factor
         return self._columns
 
@@ -324,6 +329,7 @@ def fold_buffers(model: nn.Module) -> nn.Module:
     model = copy.deepcopy(model)
     for name, layer in [(n, m) for n, m in model.named_modules() if isinstance(m, BufferedLayer)]:
         scale_columns(layer.inner, layer.v_in)
+        # v_out multiplies the output: rows of W and the bias take it in
         scale_rows(layer.inner, 1 / layer.v_out)
         put_module(model, name, layer.inner)
     return model

@@ -95,6 +95,7 @@ class Compression:
         self.kept_norm = {self.graph.layer(n).norm: p.first for p in self.pairs for n in (p.first, *p.middle)}
         self.damages: dict[str, Damage] = {}
         self.seen = moment_matching.observe(model, list(self.last), pool) if isinstance(pool, ImageSet) else pool
+        # moments before any damage, for BatchNorm to be told what has changed
         self.reference = self.seen.norms if self.seen and config.rescale else {}
 
     def _preflight(self, pool: Images) -> None:
@@ -129,6 +130,7 @@ class Compression:
 
     def damage(self, pair: Pair) -> None:
         """Quantise and prune the output channels of the pair's first layer, and of depthwise ones behind it."""
+        # A, c: before the damage
         whole = reconstruction.folded(self.net, self.graph, pair)
         needs_chain = self.config.repair in ("bias", "gaussian")
         chain = moment_matching.GaussianChain(self.net, self.graph, pair) if needs_chain else None
@@ -156,6 +158,7 @@ class Compression:
         elif damage.moments:
             gram = damage.moments.cov_hat
         else:
+            # the quadratic form of the loss (section 3.3) without its ridge
             gram = damage.left.a.T @ damage.left.a + config.alpha1 * torch.outer(damage.left.c, damage.left.c)
             return moment_matching.give_up(gram, weight, len(damage.keep), config.alpha2)
         return moment_matching.give_up(gram, weight, len(damage.keep), config.ridge * gram.diagonal().mean().item())
@@ -172,7 +175,9 @@ class Compression:
         config, damage = self.config, self.damages[pair.first]
         keep, channels = damage.keep, len(damage.whole.c)
         damaged = torch.full((channels,), config.weight_bits is not None)
+        # pruned channels are damaged always, all others only by rounding
         damaged |= ~torch.isin(torch.arange(channels), keep)
+        # s = identity, t = 0: nothing is rebuilt
         here, none = reconstruction.identity(keep, channels), torch.zeros(channels, dtype=torch.float64)
         if x is not None:
             found = moment_matching.of_samples(moment_matching.sampled(x), self.seen.inputs[pair.last])
@@ -180,6 +185,7 @@ class Compression:
         if config.repair in ("bias", "gaussian"):
             found = damage.moments.of(keep)
             if config.repair == "bias":
+                # only the mean that was lost comes back, as a constant
                 return here, found.mean - here.T @ found.mean_hat, None
             solved, intercept = moment_matching.match(found, here, config.ridge)
             return reconstruction.unified(keep, solved, damaged), torch.where(damaged, intercept, none), found
@@ -199,8 +205,10 @@ class Compression:
         coefficients, intercept, found = self._solve(pair, x)
         layer, weight = self.net.get_submodule(pair.last), self._next_weight(pair)
         rebuilt = reconstruction.reconstruct(weight, coefficients)
+        # sum_j t_j sum_tau V_pj,tau
         shift = torch.einsum("pot,o->p", weight, intercept)
         norm = self.graph.layer(pair.last).norm
+        # where images pass, `normalize` finds the new mean itself
         if norm is None or norm not in self.reference:
             absorb(self.net, norm, layer, shift)
         if norm and found and x is None and self.config.rescale:
@@ -296,6 +304,7 @@ def map_errors(model: nn.Module, config: UDFC, images: ImageSet) -> dict[str, fl
         work.damage(work.first[pair.first])
         work.repair(work.first[pair.first])
         z, z_hat = before[name], moment_matching.maps(work.net, [name], images)[name]
+        # Z minus its mean a channel
         centred = z - z.transpose(0, 1).flatten(1).mean(1).view(1, -1, *[1] * (z.ndim - 2))
         errors[pair.first] = ((z_hat - z).square().sum() / centred.square().sum()).item()
     return errors

@@ -40,15 +40,17 @@ def folded(net: nn.Module, graph: Graph, pair: Pair) -> Folded:
     A depthwise layer behind it carries the channel through: its filter multiplies as an outer product,
     as if there were no activation in between. Equation ours, in float64. Book: {ref}`ud-folded`.
     """
-    a, c = _affine(net, graph, pair.first)
+    a, c = rows_and_constants(net, graph, pair.first)
     for name in pair.middle:
-        kernel, constant = _affine(net, graph, name)
+        kernel, constant = rows_and_constants(net, graph, name)
+        # away from borders a constant channel c becomes c times the sum of its taps
         c = constant + kernel.sum(1) * c
+        # each tap of the depthwise filter sees a shifted patch: one column block a tap
         a = (a[:, :, None] * kernel[:, None, :]).flatten(1)
     return Folded(a.T, c)
 
 
-def _affine(net: nn.Module, graph: Graph, name: str) -> tuple[torch.Tensor, torch.Tensor]:
+def rows_and_constants(net: nn.Module, graph: Graph, name: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Rows [O, d] and constants [O] of one layer with its BatchNorm, in float64."""
     layer, norm = net.get_submodule(name), graph.layer(name).norm
     weight = layer.weight.detach().flatten(1).double()
@@ -103,6 +105,7 @@ def closed_form(left: Folded, lost: Folded, alpha1: float = ALPHA1, alpha2: floa
         DataFreeError: alpha2 is zero and the channels that are left depend on each other.
     """
     system = left.a.T @ left.a + alpha1 * torch.outer(left.c, left.c)
+    # A'A + alpha_1 c c' + alpha_2 I: positive definite, so Cholesky
     system.diagonal().add_(alpha2)
     factor, failed = torch.linalg.cholesky_ex(system)
     if failed:

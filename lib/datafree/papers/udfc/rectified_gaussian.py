@@ -45,6 +45,7 @@ def bivariate_cdf(h, k, rho) -> np.ndarray:
     """
     h, k, rho = _not_zero(_array(h)), _not_zero(_array(k)), np.clip(_array(rho), -RHO_MAX, RHO_MAX)
     root = np.sqrt(1 - rho * rho)
+    # (Phi(h) + Phi(k)) / 2, less a half where h and k differ in sign
     total = 0.5 * (ndtr(h) + ndtr(k)) - 0.5 * (h * k < 0)
     value = total - owens_t(h, (k - rho * h) / (h * root)) - owens_t(k, (h - rho * k) / (k * root))
     return np.clip(value, 0, 1)
@@ -64,6 +65,7 @@ def first_moments(mean, std) -> tuple[np.ndarray, np.ndarray]:
     mean, std = _array(mean), _array(std)
     if (std < 0).any():
         raise DataFreeError(f"a standard deviation is {std.min():.3g}; it must not be below zero.")
+    # a constant channel: relu of its mean
     std = np.maximum(std, TINY)
     p, d = ndtr(mean / std), _density(mean / std)
     return mean * p + std * d, (mean**2 + std**2) * p + mean * std * d
@@ -103,5 +105,6 @@ def covariance(mean, std, rho) -> tuple[torch.Tensor, torch.Tensor]:
         raise DataFreeError(f"{len(mean)} means came with correlations of shape {rho.shape}; give a square matrix.")
     first, second = first_moments(mean, std)
     products = product(mean[:, None], std[:, None], mean[None], std[None], rho)
+    # E[X^2], where the formula for two variables would divide by sqrt(1 - 1)
     np.fill_diagonal(products, second)
     return torch.from_numpy(first), torch.from_numpy(products - np.outer(first, first))

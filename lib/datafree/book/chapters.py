@@ -7,6 +7,7 @@ import json
 import os
 import shlex
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +16,18 @@ from torch import nn
 
 from .. import files
 from ..config import Strict, triple, validate
-from ..core.metrics import count_classes
+from ..core.metrics import agreeing, count_classes, hits
 from ..core.provenance import peak_memory_mb, provenance
-from ..data.images import ImageSet
+from ..data.images import ImageSet, pixels_hash
 from ..data.sources import load_images
 from ..errors import DataFreeError
-from ..evidence import claims
-from ..evidence.record import SCALES, Addition, ClaimEntry, Record, plain, portable
+from ..evidence.fingerprint import fingerprint
+from ..evidence.measured import pack
+from ..evidence.record import Record, digest, plain, portable
 from ..networks.weights import load_network
 from ..networks.zoo import image_size
 from ..papers.knowledge_within import synthesis
 from . import parameters
-
-WORDS = {True: "holds", False: "does not hold", None: "undecided"}
 
 
 def command(notebook: str, config: Strict) -> str:
@@ -77,88 +77,50 @@ class Chapter:
         self._cpu = time.process_time()
         self._provenance = provenance()
         self._metrics: dict[str, Any] = {}
-        self._claims: dict[str, dict] = {}
-        self._additions: dict[str, dict] = {}
+        self._hits: dict[str, str] = {}
+        self._inputs: dict[str, str] = {}
 
     def metric(self, name: str, value: Any) -> None:
         """Keep a measured value; a later value of the same name takes its place."""
         self._metrics[str(name)] = plain(value, str(name))
 
-    def claim(
-        self,
-        claim_id: str,
-        *,
-        holds: bool | None,
-        measured: dict[str, Any] | None = None,
-        note: str = "",
-        margin: float | None = None,
-        scale: str | None = None,
-        printed: dict[str, Any] | None = None,
-    ) -> None:
-        """Note whether a claim held, and say so in words.
+    def accuracy(self, path: Sequence[str | int], network: nn.Module, images: ImageSet, *, bf16: bool = False) -> float:
+        """Top-1 accuracy in percent, kept in the metrics at `path` together with which images were right.
 
         Args:
-            claim_id: an id of book/papers/claims.yaml, once a run.
-            holds: True, False, or None where the run cannot tell.
-            measured: name -> number, or a list with one number a repetition (they become points of the ledger).
-            note: what a reader must know to judge it.
-            margin: the tolerance that the verdict allowed.
-            scale: 'book', 'reduced' or 'paper'; default: the profile's name ('reduced' for a profile of your own).
-            printed: name -> what the paper prints for it.
+            path: names (and numbers of repetitions) that lead to the value: ("top1", "4w4a", "BNS", 0).
         """
-        statement = claims.claim(claim_id).statement
-        entry = self._entry(claim_id, holds, measured, note, margin, scale) | {
-            "printed": plain(printed or {}, claim_id)
-        }
-        self._keep(self._claims, validate(ClaimEntry, entry, f"claim '{claim_id}'"), statement)
+        return self.share(path, hits(network, images, bf16=bf16), images)
 
-    def addition(
-        self,
-        name: str,
-        statement: str,
-        *,
-        holds: bool | None,
-        measured: dict[str, Any] | None = None,
-        note: str = "",
-        margin: float | None = None,
-    ) -> None:
-        """Note whether a statement of ours held; the ledger lists these apart from the papers' claims.
+    def agreement(self, path: Sequence[str | int], network: nn.Module, reference: nn.Module, images: ImageSet) -> float:
+        """Share of images, in percent, on which two networks choose the same class; kept like `accuracy`."""
+        return self.share(path, agreeing(network, reference, images), images)
 
-        Args:
-            name: 'own-' and a short word, once a run. Others as for `claim`.
-        """
-        if not name.startswith("own-"):
-            raise DataFreeError(f"the name of an addition starts with 'own-', unlike '{name}', so none is a paper's.")
-        entry = self._entry(name, holds, measured, note, margin, None) | {"statement": statement}
-        self._keep(self._additions, validate(Addition, entry, f"addition '{name}'"), statement)
+    def share(self, path: Sequence[str | int], right: torch.Tensor, images: ImageSet) -> float:
+        """Share in percent of the images that are `right` [N], kept in the metrics at `path` with the images themselves."""
+        value = 100 * int(right.sum()) / len(right)
+        self._place(list(path), value)
+        self._hits["/".join(map(str, path))] = pack(right.tolist())
+        self._inputs.setdefault(images.name, pixels_hash(images))
+        return value
 
-    def _entry(self, name: str, holds, measured, note: str, margin, scale: str | None) -> dict[str, Any]:
-        return {
-            "id": name,
-            "holds": plain(holds, f"{name}, holds"),
-            "measured": plain(measured or {}, name),
-            "margin": plain(margin, f"{name}, margin"),
-            "note": note,
-            "scale": self._scale(scale),
-        }
-
-    def _keep(self, where: dict[str, dict], entry: ClaimEntry, statement: str) -> None:
-        if entry.id in where:
-            raise DataFreeError(
-                f"claim '{entry.id}' was already measured in this run; run the notebook again from its first cell."
-            )
-        where[entry.id] = entry.model_dump()
-        print(f"{entry.id} {WORDS[entry.holds]}: {statement}")
-
-    def _scale(self, scale: str | None) -> str:
-        profile = self.config.profile
-        return "smoke" if profile == "smoke" else scale or (profile if profile in SCALES else "reduced")
+    def _place(self, path: list[str | int], value: float) -> None:
+        """Put a value where the path leads: names are keys of dictionaries, numbers are places of lists."""
+        place: Any = self._metrics
+        for key, following in zip(path, path[1:]):
+            if isinstance(place, dict) and key not in place:
+                place[key] = [] if isinstance(following, int) else {}
+            place = place[key]
+        if isinstance(place, list) and path[-1] == len(place):
+            place.append(value)
+        else:
+            place[path[-1]] = value
 
     def record(self) -> dict[str, Any]:
         """The record as it stands now."""
         overrides = parameters.overridden(self.notebook, self.config)
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        return {
+        content = {
             "notebook": self.notebook,
             "profile": self.config.profile,
             "seed": self.config.seed,
@@ -170,10 +132,16 @@ class Chapter:
             "seconds": round(time.perf_counter() - self._clock, 2),
             "cpu_seconds": round(time.process_time() - self._cpu, 2),
             "peak_memory_mb": peak_memory_mb(),
+            "inputs": dict(sorted((files.READ | self._inputs).items())),
+            "fingerprint": fingerprint(self.notebook, self._counted()),
             "metrics": self._metrics,
-            "claims": list(self._claims.values()),
-            "additions": list(self._additions.values()),
+            "hits": self._hits,
         }
+        return content | {"digest": digest(content)}
+
+    def _counted(self) -> dict[str, Any]:
+        """The parameters that a run depends on, without the folders of one machine."""
+        return {name: portable(value) for name, value in self.config.model_dump().items()}
 
     def finish(self) -> None:
         """Write the record, whole or not at all: the last cell of a notebook."""

@@ -22,10 +22,11 @@ def outputs(model: nn.Module, images: ImageSet, batch: int = 250, bf16: bool = F
         return torch.cat([model(x).float() for x, _ in images.batches(batch)])
 
 
-def topk(model: nn.Module, images: ImageSet, k: int = 1, batch: int = 250, bf16: bool = False) -> float:
-    """Share of images, in percent, whose label is among the k largest outputs."""
+@torch.no_grad()
+def hits(model: nn.Module, images: ImageSet, k: int = 1, batch: int = 250, bf16: bool = False) -> torch.Tensor:
+    """[N], true where the label of an image is among the k largest outputs."""
     if images.labels.ndim > 1:
-        raise DataFreeError(f"'{images.name}' labels pixels; use segmentation.mean_iou, accuracy is for whole images.")
+        raise DataFreeError(f"'{images.name}' labels pixels; use mean_iou, accuracy is for whole images.")
     if (images.labels < 0).any():
         raise DataFreeError(f"'{images.name}' has images without labels; accuracy needs labels, agreement does not.")
     logits = outputs(model, images, batch, bf16)
@@ -34,7 +35,12 @@ def topk(model: nn.Module, images: ImageSet, k: int = 1, batch: int = 250, bf16:
             f"'{images.name}' has {int(images.labels.max()) + 1} classes, the network {logits.shape[1]}; use images of its classes."
         )
     best = logits.topk(min(k, logits.shape[1]), dim=1).indices
-    return 100 * int((best == images.labels[:, None]).any(1).sum()) / len(images)
+    return (best == images.labels[:, None]).any(1)
+
+
+def topk(model: nn.Module, images: ImageSet, k: int = 1, batch: int = 250, bf16: bool = False) -> float:
+    """Share of images, in percent, whose label is among the k largest outputs."""
+    return 100 * int(hits(model, images, k, batch, bf16).sum()) / len(images)
 
 
 def top1(model: nn.Module, images: ImageSet, batch: int = 250, bf16: bool = False) -> float:
@@ -54,10 +60,15 @@ def class_accuracy(model: nn.Module, images: ImageSet, batch: int = 250) -> torc
     return 100 * torch.bincount(images.labels, hits, minlength=len(images.classes)) / count
 
 
-def agreement(model: nn.Module, reference: nn.Module, images: ImageSet, batch: int = 250) -> float:
-    """Share of images, in percent, on which both networks choose the same class. Needs no labels."""
+def agreeing(model: nn.Module, reference: nn.Module, images: ImageSet, batch: int = 250) -> torch.Tensor:
+    """[N], true where both networks choose the same class. Needs no labels."""
     a, b = (outputs(m, images, batch).argmax(1) for m in (model, reference))
-    return 100 * int((a == b).sum()) / len(images)
+    return a == b
+
+
+def agreement(model: nn.Module, reference: nn.Module, images: ImageSet, batch: int = 250) -> float:
+    """Share of images, in percent, on which both networks choose the same class."""
+    return 100 * int(agreeing(model, reference, images, batch).sum()) / len(images)
 
 
 def confusion(predicted: torch.Tensor, labels: torch.Tensor, classes: int) -> torch.Tensor:

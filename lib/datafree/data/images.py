@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -103,3 +104,10 @@ def random_crop_and_mirror(x: torch.Tensor, generator: torch.Generator, pad: int
     # one gather for the whole batch: image, row, column
     index = torch.arange(n).view(n, 1, 1)
     return padded.permute(0, 2, 3, 1)[index, rows.unsqueeze(2), columns.unsqueeze(1)].permute(0, 3, 1, 2)
+
+
+def pixels_hash(images: ImageSet) -> str:
+    """SHA-256 over pixels and labels: two sets of one name and one hash are the same images."""
+    digest = hashlib.sha256(images.pixels.contiguous().numpy().tobytes())
+    digest.update(images.labels.contiguous().numpy().tobytes())
+    return digest.hexdigest()

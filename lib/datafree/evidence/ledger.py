@@ -1,12 +1,7 @@
-"""The ledger: every claim of the papers beside what our records say about it.
+"""The ledger: every claim of the papers, and the verdict that all records give by the criteria.
 
-How a claim gets its state:
-
-1. Records of the profile 'smoke', and runs whose parameters were changed, never count.
-2. The largest scale at which some run gave a verdict (`holds` true or false) counts alone: paper before reduced
-   before book. Undecided runs (`holds` null) at that scale add to n and to the measured values, not to the verdict.
-3. All true: reproduced. All false: not reproduced. Both, over seeds or notebooks: partly.
-4. No verdict: 'not testable here' if book/papers/not_testable.yaml gives a reason, otherwise open.
+Records of the profile 'smoke', and runs whose parameters were changed, never count. At each scale the runs of a claim's
+chapter are judged together; the headline is the scale nearest the paper that has three seeds, and all stand beside it.
 """
 
 from __future__ import annotations
@@ -14,72 +9,31 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from .. import files
 from ..config import suggestion
 from ..errors import DataFreeError
-from . import claims
+from . import claims, record
+from .criteria import Criterion, Missing, Run, load
+from .fingerprint import fingerprint
 from .notebook_text import notebooks, targets
-from .record import read_all, scan
+from .verdict import SCALES, Effect, Interval, Verdict, disagreement, headline, judge
 
-STATES = ("reproduced", "partly", "not reproduced", "not testable here", "open")
+STATES = ("reproduced", "partly", "contradicted", "undecided", "identity", "not testable here", "open")
 COLUMNS = [
-    "id",
-    "paper",
-    "where",
-    "kind",
-    "state",
-    "scale",
-    "n",
-    "measured",
-    "printed",
-    "statement",
-    "note",
-    "reason",
-    "remark",
-    "command",
-    "records",
-    "commit",
-    "cell",
-]
-"""The columns of the CSV and the keys of a row."""
-
-BOOTSTRAP_FROM = 5
-"""From this many points on, a mean is given with its 95 % interval; below, every point is shown."""
+    "id", "paper", "where", "kind", "state", "scale", "n", "mean", "low", "high", "unit", "tolerance", "why", "stand_in",
+    "disagreement", "stale", "statement", "reason", "command", "records", "commit", "cell",
+]  # fmt: skip
+"""The columns of the CSV."""
 
 
-def interval(values: list[float]) -> tuple[float, float | None, float | None]:
-    """Mean, and the ends of its 95 % bootstrap interval (BCa; None, None with fewer than five points)."""
-    import numpy
-    from scipy import stats
-
-    points = numpy.asarray(values, dtype=float)
-    if points.ndim != 1 or not len(points) or not numpy.isfinite(points).all():
-        raise DataFreeError("an interval needs a list of one or more finite numbers.")
-    mean = float(points.mean())
-    if len(points) < BOOTSTRAP_FROM:
-        return mean, None, None
-    if numpy.ptp(points) <= 1e-12 * abs(mean):
-        return mean, mean, mean
-    for method in ("BCa", "percentile"):
-        with numpy.errstate(all="ignore"):
-            found = stats.bootstrap(
-                (points,), numpy.mean, n_resamples=2000, method=method, rng=numpy.random.default_rng(0)
-            )
-        low, high = map(float, found.confidence_interval)
-        if numpy.isfinite([low, high]).all():
-            break
-    return mean, low, high
-
-
-def verdict(holds: list[bool | None]) -> str:
-    """The state that verdicts at one scale add up to; 'open' where none is true or false."""
-    given = {h for h in holds if h is not None}
-    return {frozenset({True}): "reproduced", frozenset({False}): "not reproduced", frozenset(): "open"}.get(
-        frozenset(given), "partly"
-    )
+def scale_of(profile: str) -> str | None:
+    """The scale a profile measures at: its own name, or 'reduced' for settings of other data and networks; smoke has none."""
+    return None if profile == "smoke" else profile if profile in SCALES else "reduced"
 
 
 def not_testable() -> dict[str, str]:
@@ -90,98 +44,126 @@ def not_testable() -> dict[str, str]:
         raise DataFreeError(f"'{path}' must map claim ids to a reason, one or two sentences each.")
     for claim_id in content:
         if claim_id not in claims.claims():
-            raise DataFreeError(
-                f"'{path}' names the claim '{claim_id}', which is not in claims.yaml{suggestion(claim_id, claims.claims())}."
-            )
+            close = suggestion(claim_id, claims.claims())
+            raise DataFreeError(f"'{path}' names the claim '{claim_id}', which is not in claims.yaml{close}.")
     return {claim_id: " ".join(reason.split()) for claim_id, reason in content.items()}
 
 
-def _flat(measured: dict[str, Any], prefix: str = "") -> dict[str, list]:
-    """{'a': {'b': 1}, 'c': [1, 2]} -> {'a.b': [1], 'c': [1, 2]}."""
-    flat: dict[str, list] = {}
-    for name, value in measured.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = value if isinstance(value, list) else [value]
-    return flat
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def summary(measured: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Name -> {mean, low, high, points} over all runs; {values} for what is not a number."""
-    joined: dict[str, list] = {}
-    for one in measured:
-        for name, values in _flat(one).items():
-            joined.setdefault(name, []).extend(values)
-    found = {}
-    for name, values in joined.items():
-        if values and all(map(_is_number, values)):
-            mean, low, high = interval(values)
-            found[name] = {"mean": mean, "low": low, "high": high, "points": values}
-        else:
-            found[name] = {"values": values}
-    return found
-
-
-def unique(items: list[str]) -> list[str]:
+def unique(items: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(item for item in items if item))
 
 
-def commit(record: dict[str, Any]) -> str:
-    git = record["provenance"].get("git") or {}
+def commit(entry: dict[str, Any]) -> str:
+    """Ten digits of a record's commit, and whether its checkout had changes."""
+    git = entry["provenance"].get("git") or {}
     return str(git.get("commit", "unknown"))[:10] + (" with changes" if git.get("dirty", True) else "")
 
 
-def _counting(found: list[tuple[dict, dict]]) -> tuple[str | None, list[tuple[dict, dict]]]:
-    """The scale that decides, and the (record, entry) pairs at that scale, undecided ones too."""
-    by_scale = {scale: [pair for pair in found if pair[1]["scale"] == scale] for scale in ("paper", "reduced", "book")}
-    decided = [scale for scale, pairs in by_scale.items() if any(entry["holds"] is not None for _, entry in pairs)]
-    measured = [scale for scale, pairs in by_scale.items() if pairs]
-    scale = next(iter(decided + measured), None)
-    return scale, by_scale.get(scale, [])
+def place(entry: dict[str, Any]) -> str:
+    """Where a record lies in the book: records/PROFILE/NOTEBOOK/seedK.json."""
+    return f"records/{entry['profile']}/{entry['notebook']}/seed{entry['seed']}.json"
 
 
-def _row(claim: claims.Claim, found: list[tuple[dict, dict]], reason: str, cell: str | None) -> dict[str, Any]:
-    scale, chosen = _counting(found)
-    state = verdict([entry["holds"] for _, entry in chosen])
-    values = summary([entry["measured"] for _, entry in chosen])
-    points = [len(v["points"]) for v in values.values() if "points" in v]
-    printed: dict[str, Any] = {}
-    for _, entry in chosen:
-        printed |= entry["printed"]
+def is_stale(entry: dict[str, Any]) -> bool:
+    """Whether what the record's run depends on is not what it is today."""
+    return entry["fingerprint"] != fingerprint(entry["notebook"], entry["parameters"])
+
+
+# From records to verdicts -------------------------------------------------------------------------------------------
+
+
+def measurements(criterion: Criterion, found: Sequence[dict]) -> tuple[dict[str, list[tuple[dict, dict]]], list[str]]:
+    """Scale -> (record, part -> effect) of every run that counts for a claim; and what runs lack that do not."""
+    by_scale: dict[str, list[tuple[dict, dict]]] = {}
+    lacking = []
+    for entry in found:
+        scale = scale_of(entry["profile"])
+        if entry["notebook"] != criterion.chapter or scale is None or entry["overrides"]:
+            continue
+        run = Run(entry)
+        try:
+            if criterion.counts(run):
+                by_scale.setdefault(scale, []).append((entry, criterion.effects(run)))
+        except Missing as missing:
+            lacking.append(f"{place(entry)}: {missing}")
+    return by_scale, unique(lacking)
+
+
+def verdicts(criterion: Criterion, by_scale: Mapping[str, list[tuple[dict, dict]]]) -> dict[str, Verdict]:
+    """Scale -> verdict over its runs."""
+    return {
+        scale: judge(_alike([effects for _, effects in pairs]), scale, criterion.identity)
+        for scale, pairs in by_scale.items()
+    }
+
+
+def _alike(runs: list[dict[str, Effect]]) -> list[dict[str, Effect]]:
+    """The parts that all runs have: one run may have measured more networks than another."""
+    common = set.intersection(*(set(run) for run in runs))
+    if not common:
+        raise DataFreeError("the runs of a claim have no part in common; mend its criterion.")
+    return [{name: effect for name, effect in run.items() if name in common} for run in runs]
+
+
+def _finite(x: float) -> float | None:
+    return x if math.isfinite(x) else None
+
+
+def _interval(found: Interval, unit: str) -> dict[str, Any]:
+    return {"mean": _finite(found.mean), "low": _finite(found.low), "high": _finite(found.high), "unit": unit}
+
+
+def _at_scale(verdict: Verdict, unit: str, pairs: list[tuple[dict, dict]]) -> dict[str, Any]:
+    """One scale of a row."""
+    return {
+        "state": verdict.state,
+        "n": verdict.n,
+        "effect": _interval(verdict.weakest, unit),
+        "parts": {name: {"state": state} | _interval(found, unit) for name, (state, found) in verdict.parts.items()},
+        "records": unique([place(entry) for entry, _ in pairs]),
+    }
+
+
+def _row(
+    claim: claims.Claim, criterion: Criterion | None, found: Sequence[dict], reason: str, cell: str | None
+) -> dict:
+    by_scale, lacking = measurements(criterion, found) if criterion else ({}, [])
+    judged = verdicts(criterion, by_scale) if criterion else {}
+    chief = headline(judged)
+    chosen = [entry for entry, _ in by_scale[chief.scale]] if chief else []
+    unit = criterion.unit if criterion else ""
     return {
         "id": claim.id,
         "paper": claim.paper,
         "where": claim.where,
         "kind": claim.kind,
-        "state": "not testable here" if state == "open" and reason else state,
-        "scale": scale,
-        "n": max([len(chosen), *points]),
-        "measured": values,
-        "printed": printed,
         "statement": claim.statement,
-        "note": " ".join(unique([entry["note"] for _, entry in chosen])),
-        "reason": reason if state == "open" else "",
+        "state": chief.state if chief else "not testable here" if reason else "open",
+        "identity": bool(criterion and criterion.identity),
+        "scale": chief.scale if chief else None,
+        "n": chief.n if chief else 0,
+        "effect": _interval(chief.weakest, unit) if chief else None,
+        "scales": {scale: _at_scale(judged[scale], unit, by_scale[scale]) for scale in SCALES if scale in judged},
+        "disagreement": disagreement(judged),
+        "unit": unit,
+        "tolerance": criterion.tolerance if criterion else None,
+        "why": criterion.why if criterion else "",
+        "stand_in": criterion.stand_in if criterion else None,
+        "criterion": criterion.check.__doc__ or "" if criterion else "",
+        "lacking": lacking if not chief else [],
+        "stale": any(map(is_stale, chosen)),
+        "reason": "" if chief else reason,
         "remark": claim.note,
-        "command": "; ".join(unique([record["command"] for record, _ in chosen])),
-        "records": unique([place(record) for record, _ in chosen]),
-        "commit": ", ".join(unique([commit(record) for record, _ in chosen])),
+        "command": "; ".join(unique([entry["command"] for entry in chosen])),
+        "records": unique([place(entry) for entry in chosen]),
+        "commit": ", ".join(unique([commit(entry) for entry in chosen])),
         "cell": cell,
     }
 
 
-def place(record: dict[str, Any]) -> str:
-    """Where a record lies in the book: records/PROFILE/NOTEBOOK/seedK.json."""
-    return f"records/{record['profile']}/{record['notebook']}/seed{record['seed']}.json"
-
-
 def cells(folder: Path | None = None) -> dict[str, str]:
     """Claim id -> 'NOTEBOOK#claim-ID' for the targets `(claim-ID)=` in the notebooks."""
-    found = {}
+    found: dict[str, str] = {}
     for path in notebooks(folder):
         for label in targets(path):
             if label.startswith("claim-"):
@@ -189,60 +171,54 @@ def cells(folder: Path | None = None) -> dict[str, str]:
     return found
 
 
-def unknown_claims(found: list[dict[str, Any]]) -> list[str]:
-    """A sentence for each claim id in the records that claims.yaml does not have."""
+def unknown_claims() -> list[str]:
+    """A sentence for each criterion whose claim claims.yaml does not have."""
     known = claims.claims()
     return [
-        f"record '{record['path']}' has the claim '{entry['id']}', which is not in claims.yaml{suggestion(entry['id'], known)}."
-        for record in found
-        for entry in record["claims"]
-        if entry["id"] not in known
+        f"the criterion of '{name}' is for a claim that is not in claims.yaml{suggestion(name, known)}."
+        for name, criterion in load().items()
+        if name not in known and not criterion.statement
     ]
 
 
 def problems() -> list[str]:
-    """Everything that keeps the ledger from being drawn: unreadable records and unknown claim ids, a sentence each."""
-    found, said = scan()
-    return said + unknown_claims(found)
+    """Everything that keeps the ledger from being drawn, a sentence each."""
+    _, said = record.scan()
+    return said + unknown_claims()
 
 
 def build(found: list[dict[str, Any]] | None = None, notebook_folder: Path | None = None) -> list[dict[str, Any]]:
     """One row for each claim of claims.yaml, in its order.
 
     Args:
-        found: records as `records.read_all` gives them (the default).
+        found: records as `record.read_all` gives them (the default).
         notebook_folder: where to look for the targets of claims; default: notebooks/.
     """
-    found = read_all() if found is None else found
-    said = unknown_claims(found)
-    if said:
+    found = record.read_all() if found is None else found
+    if said := unknown_claims():
         raise DataFreeError(" ".join(said))
-    tested = _by_id(found, "claims")
-    reasons, where = not_testable(), cells(notebook_folder)
-    return [_row(c, tested.get(c.id, []), reasons.get(c.id, ""), where.get(c.id)) for c in claims.claims().values()]
+    criteria, reasons, where = load(), not_testable(), cells(notebook_folder)
+    return [
+        _row(claim, criteria.get(claim.id), found, reasons.get(claim.id, ""), where.get(claim.id))
+        for claim in claims.claims().values()
+    ]
 
 
-def _by_id(found: list[dict[str, Any]], kind: str) -> dict[str, list[tuple[dict, dict]]]:
-    """Id -> (record, entry) of every run that counts; kind: 'claims' or 'additions'."""
-    tested: dict[str, list[tuple[dict, dict]]] = {}
-    for record in found:
-        for entry in record[kind]:
-            if record["profile"] != "smoke" and entry["scale"] != "smoke" and not record["overrides"]:
-                tested.setdefault(entry["id"], []).append((record, entry))
-    return tested
-
-
-def additions(found: list[dict[str, Any]] | None = None, notebook_folder: Path | None = None) -> list[dict[str, Any]]:
-    """One row for each statement of ours that a record holds, like those of `build`; paper: 'ours'."""
-    found = read_all() if found is None else found
-    where = cells(notebook_folder)
-    rows = []
-    for name, pairs in sorted(_by_id(found, "additions").items()):
-        record, entry = pairs[-1]
-        own = claims.Claim(
-            id=name, paper="ours", statement=entry["statement"], where=record["notebook"], kind="ours", how_to_check=""
-        )
-        rows.append(_row(own, [(r, e | {"printed": {}}) for r, e in pairs], "", where.get(name)))
+def ours(found: list[dict[str, Any]] | None = None, notebook_folder: Path | None = None) -> list[dict[str, Any]]:
+    """One row for each statement of our own that has a criterion, like those of `build`; paper: 'ours'."""
+    found = record.read_all() if found is None else found
+    where, rows = cells(notebook_folder), []
+    for name, criterion in sorted(load().items()):
+        if criterion.statement:
+            own = claims.Claim(
+                id=name,
+                paper="ours",
+                statement=criterion.statement,
+                where=criterion.chapter,
+                kind="ours",
+                how_to_check="",
+            )
+            rows.append(_row(own, criterion, found, "", where.get(name)))
     return rows
 
 
@@ -254,50 +230,29 @@ def counts(rows: list[dict[str, Any]]) -> dict[str, dict[str, int]]:
     return table
 
 
-def as_json(rows: list[dict[str, Any]], ours: list[dict[str, Any]]) -> str:
+def as_json(rows: list[dict[str, Any]], own: list[dict[str, Any]]) -> str:
     """{"claims": [...], "ours": [...]}, strict JSON."""
-    return json.dumps({"claims": rows, "ours": ours}, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return json.dumps({"claims": rows, "ours": own}, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def as_csv(rows: list[dict[str, Any]]) -> str:
-    """One line a claim; measured and printed values as text."""
+    """One line a claim, with the effect of its headline."""
     out = io.StringIO()
-    writer = csv.DictWriter(out, COLUMNS, lineterminator="\n")
+    writer = csv.DictWriter(out, COLUMNS, lineterminator="\n", extrasaction="ignore")
     writer.writeheader()
     for row in rows:
-        flat = {"measured": "; ".join(described(row["measured"])), "records": " ".join(row["records"])}
-        flat["printed"] = "; ".join(described(summary([row["printed"]])))
-        writer.writerow(row | flat)
+        writer.writerow(row | (row["effect"] or {}) | {"records": " ".join(row["records"])})
     return out.getvalue()
-
-
-def _number(value: Any) -> str:
-    return f"{value:.4g}" if _is_number(value) else str(value)
-
-
-def described(values: dict[str, dict[str, Any]]) -> list[str]:
-    """'name 89.1 [88.9, 89.3] (n 5)', or every point where there are fewer than five."""
-    lines = []
-    for name, value in values.items():
-        points = value.get("points") or value.get("values") or []
-        if value.get("low") is not None:
-            text = f"{_number(value['mean'])} [{_number(value['low'])}, {_number(value['high'])}] (n {len(points)})"
-        elif "mean" in value and len(points) > 1:
-            text = f"{_number(value['mean'])} ({', '.join(map(_number, points))})"
-        else:
-            text = ", ".join(unique([_number(p) for p in points]))
-        lines.append(f"{name} {text}".strip())
-    return lines
 
 
 def write_text(path: Path, text: str) -> Path:
     return files.write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
-def write(rows: list[dict[str, Any]], ours: list[dict[str, Any]], folder: Path | None = None) -> list[Path]:
+def write(rows: list[dict[str, Any]], own: list[dict[str, Any]], folder: Path | None = None) -> list[Path]:
     """Write ledger.json and ledger.csv to `folder` (default: _build); our own statements come last."""
     folder = folder or files.BUILD
     return [
-        write_text(folder / "ledger.json", as_json(rows, ours)),
-        write_text(folder / "ledger.csv", as_csv(rows + ours)),
+        write_text(folder / "ledger.json", as_json(rows, own)),
+        write_text(folder / "ledger.csv", as_csv(rows + own)),
     ]

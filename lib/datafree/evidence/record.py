@@ -1,11 +1,12 @@
-"""Records: what was measured, with which parameters, by which commit, at what cost."""
+"""Records: what was measured, on which inputs, with which parameters, by which commit, at what cost."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -19,26 +20,14 @@ SCALES = ("smoke", "book", "reduced", "paper")
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$")]
 
 
-class ClaimEntry(Strict):
-    """What one run found about one claim."""
-
-    id: str
-    holds: bool | None
-    measured: dict[str, Any]
-    margin: float | None
-    note: str
-    scale: Literal["smoke", "book", "reduced", "paper"]
-    printed: dict[str, Any] = {}
-
-
-class Addition(ClaimEntry):
-    """What one run found about a statement of ours, which no paper makes."""
-
-    statement: str
-
-
 class Record(Strict):
-    """What one run of a notebook leaves behind."""
+    """What one run of a notebook leaves behind.
+
+    inputs: name of each file or image set that was read -> its SHA-256.
+    fingerprint: what the run depends on (evidence/fingerprint.py); empty where it was made before there was one.
+    hits: path of an accuracy in `metrics` ('top1/4w4a/BNS') -> which test images were right (evidence/measured.py).
+    digest: of everything else in the record, so that an edited value is noticed.
+    """
 
     notebook: Name
     profile: Name
@@ -51,9 +40,17 @@ class Record(Strict):
     seconds: Annotated[float, Field(ge=0)]
     cpu_seconds: Annotated[float, Field(ge=0)] | None = None
     peak_memory_mb: Annotated[float, Field(ge=0)]
+    inputs: dict[str, str]
+    fingerprint: str
     metrics: dict[str, Any]
-    claims: list[ClaimEntry]
-    additions: list[Addition] = []
+    hits: dict[str, str]
+    digest: str
+
+
+def digest(content: dict[str, Any]) -> str:
+    """SHA-256 of a record without its own digest, whatever the order of its keys."""
+    rest = {key: value for key, value in content.items() if key != "digest"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
 def plain(value: Any, name: str) -> Any:
@@ -96,10 +93,10 @@ def read(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise DataFreeError(f"record '{path}' is not a record but a {type(content).__name__}; {again}.")
     entry = validate(Record, content, f"record '{path}'").model_dump()
-    ids = [claim["id"] for claim in entry["claims"]]
-    twice = next((i for i in ids if ids.count(i) > 1), None)
-    if twice:
-        raise DataFreeError(f"record '{path}' has the claim '{twice}' twice; {again}.")
+    if entry["digest"] != digest(content):
+        raise DataFreeError(f"record '{path}' was changed after its run: its digest does not fit; {again}.")
+    if (place := Path(path)).stem != f"seed{entry['seed']}" and place.stem.startswith("seed"):
+        raise DataFreeError(f"record '{path}' is of seed {entry['seed']}, which its name contradicts; {again}.")
     return entry
 
 

@@ -37,6 +37,8 @@ def read_state(path: str | Path) -> dict[str, torch.Tensor]:
     path = Path(path)
     if not path.is_file():
         raise DataFreeError(f"weights file '{path}' does not exist; give the path of a .safetensors, .pt or .th file.")
+    if not path.is_relative_to(files.STUBS):
+        files.READ[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file
 

@@ -1,0 +1,140 @@
+"""Two records of one chapter side by side: verdicts that flip, numbers that moved, and what differs behind them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import DataFreeError
+from .criteria import Criterion, Missing, Run, load
+from .measured import Measured, accuracy, unpack
+from .verdict import Effect
+
+NOISE = 2.0
+"""Standard errors that a difference may have by chance."""
+
+NOT_COMPARED = ("second", "time", "peak", "memory", "µs")
+"""Words in the name of a metric that say what the machine did: cost differs from run to run."""
+
+
+@dataclass(frozen=True)
+class Moved:
+    """A number of both runs. errors: the difference in standard errors; None where no chance is known for it."""
+
+    name: str
+    first: float
+    second: float
+    errors: float | None
+
+
+@dataclass(frozen=True)
+class Flip:
+    """A part of a claim for which one run speaks and the other against."""
+
+    claim: str
+    part: str
+    first: float
+    second: float
+    errors: float | None
+
+    @property
+    def beyond_noise(self) -> bool:
+        """True where chance does not explain it, or where nothing is known of chance."""
+        return self.errors is None or self.errors > NOISE
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What `compare` finds; moved has only what differs, largest first."""
+
+    notebook: str
+    flips: list[Flip]
+    moved: list[Moved]
+    same: int
+    differs: dict[str, tuple[Any, Any]]
+
+    @property
+    def agrees(self) -> bool:
+        return not any(flip.beyond_noise for flip in self.flips)
+
+
+def compare(first: dict[str, Any], second: dict[str, Any]) -> Comparison:
+    """Compare two records of one chapter."""
+    if first["notebook"] != second["notebook"]:
+        raise DataFreeError(
+            f"the records are of {first['notebook']} and {second['notebook']}; give two records of one chapter."
+        )
+    pairs = list(_numbers(first, second))
+    moved = [m for m in pairs if m.first != m.second]
+    moved.sort(key=lambda m: -(m.errors if m.errors is not None else math.inf))
+    flips = [flip for c in load().values() if c.chapter == first["notebook"] for flip in _flips(c, first, second)]
+    return Comparison(first["notebook"], flips, moved, len(pairs) - len(moved), _differing(first, second))
+
+
+def _flat(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, float]]:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _flat(item, (*path, str(key)))
+    elif isinstance(value, list):
+        for k, item in enumerate(value):
+            yield from _flat(item, (*path, str(k)))
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield "/".join(path), float(value)
+
+
+def _numbers(first: dict, second: dict) -> Iterator[Moved]:
+    mine, theirs = dict(_flat(first["metrics"])), dict(_flat(second["metrics"]))
+    for name in mine.keys() & theirs.keys():
+        if not any(word in name.lower() for word in NOT_COMPARED):
+            yield Moved(name, mine[name], theirs[name], _errors_of(name, first, second))
+
+
+def _errors_of(name: str, first: dict, second: dict) -> float | None:
+    """Difference of two accuracies on the same images in its own standard errors."""
+    if name not in first["hits"] or name not in second["hits"]:
+        return None
+    a, b = (accuracy(unpack(entry["hits"][name])) for entry in (first, second))
+    return standard_errors(a, b) if len(a.images) == len(b.images) else None
+
+
+def standard_errors(a: Measured, b: Measured) -> float | None:
+    """|a - b| over the standard error that the test images give it; None where they are not known."""
+    if a.value == b.value:
+        return 0.0
+    difference = a - b
+    variance = difference.variance
+    if difference.images is not None:
+        variance += difference.images.var(ddof=1) / len(difference.images)
+    return abs(difference.value) / math.sqrt(variance) if variance else None
+
+
+def _speaks_for(effect: Effect) -> bool:
+    d = effect.distance.value
+    return d > 0 if effect.within is None else abs(d) <= effect.within
+
+
+def _flips(criterion: Criterion, first: dict, second: dict) -> Iterator[Flip]:
+    try:
+        a, b = (criterion.effects(Run(entry)) for entry in (first, second))
+    except Missing:
+        return
+    for part in a.keys() & b.keys():
+        if _speaks_for(a[part]) != _speaks_for(b[part]):
+            x, y = a[part].distance, b[part].distance
+            yield Flip(criterion.claim, part, x.value, y.value, standard_errors(x, y))
+
+
+def _differing(first: dict, second: dict) -> dict[str, tuple[Any, Any]]:
+    """Machine, packages, inputs, parameters and fingerprint, where they differ."""
+    found = {}
+    for name in ("parameters", "inputs"):
+        for key in sorted(first[name].keys() | second[name].keys()):
+            found[f"{name}: {key}"] = first[name].get(key), second[name].get(key)
+    for name in ("machine", "packages"):
+        mine, theirs = (entry["provenance"].get(name) or {} for entry in (first, second))
+        for key in sorted(mine.keys() | theirs.keys()):
+            found[f"{name}: {key}"] = mine.get(key), theirs.get(key)
+    found["fingerprint"] = first["fingerprint"], second["fingerprint"]
+    return {key: pair for key, pair in found.items() if pair[0] != pair[1]}

@@ -1,0 +1,129 @@
+"""What is ours and no paper's claim, each with its statement."""
+
+from __future__ import annotations
+
+from ..measured import Measured
+from . import Missing, Run, above, below, criterion
+from .frandi import NEAR, WHY_NEAR
+
+PRUNING, REPAIR, ROUNDING = "07_lw_pruning", "08_udfc", "11_frandi_prune_quantize"
+
+
+@criterion(
+    "own-expected-layer-loss", chapter=PRUNING, unit="points", tolerance=NEAR, why=f"'as well as': {WHY_NEAR}",
+    statement="Training on the closed form of the layer loss over imitated inputs prunes as well as training on drawn ones.",
+)  # fmt: skip
+def expected_loss_prunes_as_well(run):
+    """The network trained on the mean of the loss against the average of those trained on draws."""
+    path = "expected_against_drawn"
+    return above(run.accuracy(path, "expected") - run.accuracy(path, "drawn"), -NEAR)
+
+
+@criterion(
+    "own-fusion-costs-global-pruning", chapter=PRUNING, unit="points",
+    statement="Global magnitude pruning keeps more accuracy before BatchNorm is fused than after.",
+)  # fmt: skip
+def fusion_costs_global_pruning(run):
+    """Mean over the sparsities."""
+    return above(run.accuracy("ablation", "global, before fusion") - run.accuracy("ablation", "global, fused"))
+
+
+def _up_to_half(run: Run) -> dict[str, int]:
+    """Shares of channels of one half and less, and where they stand."""
+    found = {f"{r:.0%} pruned": k for k, r in enumerate(run.metric("top1_by_share", "shares")) if r <= 0.5}
+    if not found:
+        raise Missing("the run pruned no half of the channels, or less.")
+    return found
+
+
+def _by_norm(run: Run, method: str, k: int) -> Measured:
+    """Accuracy where the channels of smallest norm are pruned."""
+    return run.accuracy("top1_by_share", "by l2 norm", method, k)
+
+
+@criterion(
+    "own-gaussian", chapter=REPAIR, unit="points",
+    statement="Repair by the moments of rectified Gaussians, without any image, beats the closed form and Neuron "
+    "Merging where up to half of the channels are pruned.",
+)  # fmt: skip
+def gaussians_beat_closed_form_and_merging(run):
+    """The same channels, those of smallest norm, are pruned for all three."""
+    return {
+        f"over {rival}, {share}": above(_by_norm(run, "rectified Gaussians", k) - _by_norm(run, rival, k))
+        for share, k in _up_to_half(run).items()
+        for rival in ("closed form", "Neuron Merging")
+    }
+
+
+@criterion(
+    "own-images", chapter=REPAIR, unit="points", tolerance=3.0, why="the statement's own number",
+    statement="Repair by moments measured on synthetic images is three points above Neuron Merging and within three "
+    "points of real images where up to half of the channels are pruned.",
+)  # fmt: skip
+def synthetic_images_come_near_real_ones(run):
+    """The same channels, those of smallest norm, are pruned for all; images of the scheme BNS."""
+    found = {}
+    for share, k in _up_to_half(run).items():
+        ours, rival, real = (_by_norm(run, m, k) for m in ("BNS images", "Neuron Merging", "real images"))
+        found |= {
+            f"over Neuron Merging, {share}": above(ours - rival, 3.0),
+            f"below real, {share}": below(real - ours, 3.0),
+        }
+    return found
+
+
+@criterion(
+    "own-residual", chapter=REPAIR, unit="points",
+    statement="Giving up channels by residual beats the smallest norms, with repair on synthetic images.",
+)  # fmt: skip
+def residual_beats_norm(run):
+    """At every share of channels, repaired by moments of BNS images."""
+    shares = run.metric("top1_by_share", "shares")
+    by_residual = [run.accuracy("top1_by_share", "by residual", "BNS images", k) for k in range(len(shares))]
+    return {f"{r:.0%} pruned": above(x - _by_norm(run, "BNS images", k))
+            for k, (r, x) in enumerate(zip(shares, by_residual))}  # fmt: skip
+
+
+@criterion(
+    "own-statistics", chapter=REPAIR, unit="points",
+    statement="Telling BatchNorm what became of its inputs adds to the repair.",
+)  # fmt: skip
+def statistics_add_to_the_repair(run):
+    """Half of the channels pruned: the variance that is left (no image), statistics aligned (synthetic images)."""
+    steps = {
+        "variance": ("rectified Gaussians, intercept only", "and variance"),
+        "alignment": ("BNS images, intercept only", "and statistics aligned"),
+    }
+    return {
+        name: above(run.accuracy("parts_at_50", b) - run.accuracy("parts_at_50", a)) for name, (a, b) in steps.items()
+    }
+
+
+@criterion(
+    "own-rounding", chapter=REPAIR, unit="points",
+    statement="Repair on synthetic images also helps networks whose weights are rounded.",
+)  # fmt: skip
+def repair_helps_rounded_networks(run):
+    """Over no repair at every width, for ranges per channel and per tensor; activations stay in float."""
+    found = {}
+    for how in ("per channel", "per tensor"):
+        for k, bits in enumerate(run.metric("top1_by_bits", "bits")):
+            with_repair, without = (run.accuracy("top1_by_bits", how, m, k) for m in ("BNS images", "no repair"))
+            found[f"{bits} bit, {how}"] = above(with_repair - without)
+    return found
+
+
+@criterion(
+    "own-prune-fair", chapter=ROUNDING, unit="points", tolerance=NEAR, why=f"'no worse': {WHY_NEAR}",
+    needs={"steps": 100},
+    statement="With equal steps too, Feature Regression without data is no worse than fine-tuning a pruned network on "
+    "the real images at hand.",
+)  # fmt: skip
+def regression_is_no_worse_with_equal_steps(run):
+    """At every share of weights kept, each mode of BatchNorm against fine-tuning in the same mode."""
+    found = {}
+    for k, row in enumerate(run.metric("table4")):
+        for mode in ("frozen", "adapting"):
+            lead = run.accuracy("table4", k, f"FR, {mode}") - run.accuracy("table4", k, f"fine-tuned, {mode}")
+            found[f"{row['kept']:g} kept, BatchNorm {mode}"] = above(lead, -NEAR)
+    return found

@@ -100,7 +100,7 @@ def test_a_value_is_no_group(given):
         ("std=1 2", "'1 2' was given in place of three numbers"),
         ("std=1 2 x", "'1 2 x' was given in place of three numbers"),
         ("std=", "parameter 'std'"),
-        ("recovery.stesp=1", "parameter 'recovery.stesp'"),
+        ("recovery.stesp=1", "'recovery.stesp': it is not known .did you mean 'steps'.*: steps, name.$"),
         ("nothing.at.all=1", "parameter 'nothing'.*Known parameters: steps, rate"),
         ("rule=best", "parameter 'rule'"),
     ],

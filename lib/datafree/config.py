@@ -52,14 +52,32 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, validate_default=True)
 
 
-def explain(error: ValidationError, what: str) -> str:
+def suggestion(name: str, known: Any) -> str:
+    """' (did you mean ...?)' with the nearest of the known names, or nothing."""
+    match = difflib.get_close_matches(str(name), list(known), n=1)
+    return f" (did you mean '{match[0]}'?)" if match else ""
+
+
+def explain(error: ValidationError, what: str, cls: type[Strict]) -> str:
     """Turn pydantic's report into one sentence that says which parameter, what was given, what is expected."""
-    parts = []
+    parts, known = [], ""
     for e in error.errors():
         name = ".".join(str(p) for p in e["loc"]) or "value"
-        given = "" if e["type"] in ("missing", "extra_forbidden") else f" (given: {e['input']!r})"
-        parts.append(f"parameter '{name}': {e['msg'][0].lower()}{e['msg'][1:]}{given}")
-    return f"{what}: " + "; ".join(parts) + "."
+        if e["type"] == "extra_forbidden":
+            fields = _fields(cls, e["loc"][:-1])
+            parts.append(f"parameter '{name}': it is not known{suggestion(e['loc'][-1], fields)}")
+            known = f" Known parameters: {', '.join(fields)}."
+        else:
+            given = "" if e["type"] == "missing" else f" (given: {e['input']!r})"
+            parts.append(f"parameter '{name}': {e['msg'][0].lower()}{e['msg'][1:]}{given}")
+    return f"{what}: " + "; ".join(parts) + "." + known
+
+
+def _fields(cls: type[Strict] | None, groups: Iterable[Any]) -> list[str]:
+    """The names that can be set in the group at that place."""
+    for group in groups:
+        cls = group_of(cls, group)
+    return list(cls.model_fields) if cls else []
 
 
 def validate(cls: type[Strict], values: dict[str, Any], what: str | None = None) -> Any:
@@ -67,22 +85,12 @@ def validate(cls: type[Strict], values: dict[str, Any], what: str | None = None)
     try:
         return cls(**values)
     except ValidationError as error:
-        known = ", ".join(cls.model_fields)
-        text = explain(error, what or cls.__name__)
-        if "extra inputs" in text:
-            text += f" Known parameters: {known}."
-        raise DataFreeError(text) from None
+        raise DataFreeError(explain(error, what or cls.__name__, cls)) from None
 
 
 def schema(name: str, **fields: Any) -> type[Strict]:
     """A strict model made on the spot, for the parameters cell of a notebook: `seed=(int, Field(ge=0))`."""
     return create_model(name, __base__=Strict, **fields)
-
-
-def suggestion(name: str, known: Any) -> str:
-    """' (did you mean ...?)' with the nearest of the known names, or nothing."""
-    match = difflib.get_close_matches(str(name), list(known), n=1)
-    return f" (did you mean '{match[0]}'?)" if match else ""
 
 
 # Parameters as people type them ---------------------------------------------------------------------------------------

@@ -243,7 +243,7 @@ def test_labels_move_with_their_pixels(config, tmp_path):
 
 
 def test_the_command_line_says_mean_iou(run_cli, config, tmp_path):
-    options = ("--data", "scenes", "--epochs", 1, "--batch", 4, "--out", tmp_path / "w.safetensors")
+    options = ("-p", "data=scenes", "-p", "epochs=1", "-p", "batch=4", "--out", tmp_path / "w.safetensors")
     code, out, _ = run_cli("train", "segmenter", *options)
     assert code == 0 and "% mean IoU on 4 test images" in out
 

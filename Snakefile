@@ -19,8 +19,7 @@ PROFILE_FILE = "notebooks/profiles/{profile}.yaml"
 
 # What only draws or assembles the book does not change a measurement.
 ASSEMBLY = [f"lib/datafree/{name}.py" for name in (
-    "book/build", "book/doctor", "book/equations", "book/pages", "book/paper_scale", "cli", "cli_build", "cli_ledger",
-    "evidence/ledger",
+    "book/build", "book/doctor", "book/equations", "book/pages", "book/paper_scale", "cli", "evidence/ledger",
 )]
 LIBRARY = sorted(str(p) for p in Path("lib/datafree").rglob("*.py") if str(p) not in ASSEMBLY)
 # Nor does what only draws or reports change an image.

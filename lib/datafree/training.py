@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from pathlib import Path
 from typing import Annotated
@@ -34,7 +35,7 @@ class TrainConfig(Strict):
     """Everything that decides a training run."""
 
     model: str = Field(description="one of datafree.networks.zoo.ARCHITECTURES")
-    data: str = Field(description="data set name, as in datafree.data.sources.load_images")
+    data: str = Field("cifar10", description="data set name, as in datafree.data.sources.load_images")
     root: str | None = Field(None, description="where torchvision's data sets lie")
     mean: tuple[float, float, float] = Field(CIFAR_MEAN, description="of the input normalisation")
     std: tuple[Spread, Spread, Spread] = Field(CIFAR_STD, description="of the input normalisation")
@@ -220,13 +221,13 @@ def data_name(config: TrainConfig) -> str:
 
 
 def command(config: TrainConfig, out: Path) -> str:
-    """The command line that repeats a run."""
-    usual = (config.mean, config.std) == (CIFAR_MEAN, CIFAR_STD)
-    own = "".join(f" --{k} '{' '.join(map(str, getattr(config, k)))}'" for k in ("mean", "std") if not usual)
-    return (
-        f"datafree train {config.model} --data {data_name(config)}{own} --epochs {config.epochs} --batch {config.batch} "
-        f"--rate {config.rate:g} --decay {config.decay:g} --warmup {config.warmup:g} --seed {config.seed} --out {out.name}"
-    )
+    """The command line that repeats a run: what differs from the defaults, without a machine's paths."""
+    values = config.model_dump(exclude={"model", "root"}, exclude_defaults=True)
+    if "data" in values:
+        values["data"] = data_name(config)
+    texts = (" ".join(map(str, v)) if isinstance(v, tuple) else str(v) for v in values.values())
+    settings = (part for name, text in zip(values, texts) for part in ("-p", f"{name}={text}"))
+    return shlex.join(["datafree", "train", config.model, *settings, "--out", out.name])
 
 
 def train(config: TrainConfig, out: str | Path) -> dict:

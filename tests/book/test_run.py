@@ -14,7 +14,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from datafree import cli_build, files
+from datafree import files
 from datafree.book import parameters, run
 from datafree.errors import DataFreeError
 
@@ -170,18 +170,6 @@ def test_runs_with_changed_parameters_stay_out_of_the_ledgers_records():
     plain, changed = run.places(NAME, "book", 0), run.places(NAME, "book", 0, {"images": 7})
     assert "records" in plain[1].parts and "records" not in changed[1].parts
     assert run.places(NAME, "book", 0, {"images": 8}) != changed
-
-
-@pytest.mark.parametrize(
-    ("pairs", "said"), [(["steps"], "NAME=VALUE"), (["=3"], "NAME=VALUE"), (["a=1", "a=2"], "twice")]
-)
-def test_malformed_parameters_on_the_command_line(pairs, said):
-    with pytest.raises(DataFreeError, match=said):
-        cli_build.overrides(pairs)
-
-
-def test_values_on_the_command_line_may_hold_equals_signs():
-    assert cli_build.overrides(["data=folder:/a=b", "root="]) == {"data": "folder:/a=b", "root": ""}
 
 
 def small_root(tmp_path, *cells: str) -> Path:

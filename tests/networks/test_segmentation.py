@@ -222,7 +222,7 @@ def test_training_records_the_mean_iou_and_goes_on_after_an_interruption(monkeyp
     expected = training.train(config, whole)
     interrupt_training(monkeypatch, config, parts, 3)
     record = training.train(config, parts)
-    assert record["command"].startswith("datafree train segmenter --data scenes --epochs 2 --batch 4")
+    assert record["command"].startswith("datafree train segmenter -p data=scenes -p epochs=2 -p batch=4")
     assert set(record["log"][0]) == {"epoch", "rate", "train_loss", "train_pixels", "test_miou", "seconds"}
     assert record["test_miou"] == record["log"][-1]["test_miou"] and "test_top1" not in record
     assert [row["train_loss"] for row in record["log"]] == pytest.approx(
@@ -243,7 +243,7 @@ def test_labels_move_with_their_pixels(config, tmp_path):
 
 
 def test_the_command_line_says_mean_iou(run_cli, config, tmp_path):
-    options = ("--data", "scenes", "--epochs", 1, "--batch", 4, "--out", tmp_path / "w.safetensors")
+    options = ("-p", "data=scenes", "-p", "epochs=1", "-p", "batch=4", "--out", tmp_path / "w.safetensors")
     code, out, _ = run_cli("train", "segmenter", *options)
     assert code == 0 and "% mean IoU on 4 test images" in out
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from .. import files
-from ..config import Strict, _read_text, suggestion, validate
+from ..config import Strict, from_text, suggestion, validate
 from ..core.precision import Precision as PassPrecision
 from ..errors import DataFreeError
 
@@ -358,10 +358,10 @@ def resolve(notebook: str, profile: str = "book", overrides: dict[str, Any] | No
     """
     cls = parameters_of(notebook)
     values = dict(load_profile(profile).get(notebook, {}))
-    for name, value in (overrides or {}).items():
-        if name in _RUN_NAMES:
+    for name in _RUN_NAMES:
+        if name in (overrides or {}):
             raise DataFreeError(f"'{name}' is not an override; give --{name} VALUE instead of -p {name}=VALUE.")
-        values[name] = _read_text(cls, name, value)
+    values |= from_text(cls, overrides or {})
     asked = [name for name, value in values.items() if value == ASK]
     if asked:
         hint = "; ".join(

@@ -22,8 +22,10 @@ def outputs(model: nn.Module, images: ImageSet, batch: int = 250, bf16: bool = F
         return torch.cat([model(x).float() for x, _ in images.batches(batch)])
 
 
-def topk(model: nn.Module, images: ImageSet, k: int = 1, batch: int = 250, bf16: bool = False) -> float:
-    """Share of images, in percent, whose label is among the k largest outputs."""
+def accuracies(
+    model: nn.Module, images: ImageSet, ks: tuple[int, ...], batch: int = 250, bf16: bool = False
+) -> list[float]:
+    """For each k the share of images, in percent, whose label is among the k largest outputs; one pass for all."""
     if images.labels.ndim > 1:
         raise DataFreeError(f"'{images.name}' labels pixels; use segmentation.mean_iou, accuracy is for whole images.")
     if (images.labels < 0).any():
@@ -33,8 +35,14 @@ def topk(model: nn.Module, images: ImageSet, k: int = 1, batch: int = 250, bf16:
         raise DataFreeError(
             f"'{images.name}' has {int(images.labels.max()) + 1} classes, the network {logits.shape[1]}; use images of its classes."
         )
-    best = logits.topk(min(k, logits.shape[1]), dim=1).indices
-    return 100 * int((best == images.labels[:, None]).any(1).sum()) / len(images)
+    best = logits.topk(min(max(ks), logits.shape[1]), dim=1).indices  # [N, k], the largest first
+    found = best == images.labels[:, None]
+    return [100 * int(found[:, :k].any(1).sum()) / len(images) for k in ks]
+
+
+def topk(model: nn.Module, images: ImageSet, k: int = 1, batch: int = 250, bf16: bool = False) -> float:
+    """Share of images, in percent, whose label is among the k largest outputs."""
+    return accuracies(model, images, (k,), batch, bf16)[0]
 
 
 def top1(model: nn.Module, images: ImageSet, batch: int = 250, bf16: bool = False) -> float:

@@ -330,7 +330,7 @@ class TestCompress:
         before = state_hash(net)
         result = datafree.compress(net, quick_frandi(), shape=(3, 8, 8))
         report = result.report
-        assert report["method"] == "FRanDI" and report["images"] == "FRanDI" and report["candidates"] == 3
+        assert report["method"] == "frandi" and report["images"] == "FRanDI" and report["candidates"] == 3
         assert report["macs"] == factorization.Factorizer(net, (3, 8, 8)).macs(report["ranks"])
         assert report["macs"] / report["macs_float"] == pytest.approx(0.5, abs=0.05)
         assert FRanDI(**report["config"]) == quick_frandi()

@@ -11,6 +11,7 @@ from ...core import quantized
 from ...core.distillation import DistillConfig, distill
 from ...core.metrics import count_classes
 from ...core.precision import Precision, autocast, uses_bf16
+from ...core.register import Result, method
 from ...data.images import ImageSet, random_crop_and_mirror
 from .synthesis import SCHEMES, Scheme, SynthesisConfig, image_set
 
@@ -56,21 +57,32 @@ def calibrate(student: nn.Module, pool: ImageSet, config: KnowledgeWithin) -> nn
     return student
 
 
+def uncalibrated(model: nn.Module, config: KnowledgeWithin) -> nn.Module:
+    """A quantised copy whose input ranges are still to be measured."""
+    return quantized.quantized(
+        model, config.weight_bits, config.act_bits, edge_bits=config.edge_bits, per_channel=config.per_channel
+    )
+
+
+@method(
+    "knowledge_within",
+    paper="The Knowledge Within",
+    about="quantise; calibrate and distil on images that BatchNorm's statistics make",
+    structure=uncalibrated,
+    needs_batchnorm=lambda config: config.scheme != "gaussian",
+)
 def compress(
-    model: nn.Module, config: KnowledgeWithin, pool: ImageSet | None, shape: tuple[int, int, int]
-) -> tuple[nn.Module, dict]:
-    """Quantise `model` and calibrate it on `pool`, or on images of `shape` that the model's own statistics make."""
+    model: nn.Module, config: KnowledgeWithin, images: ImageSet | None = None, shape: tuple[int, int, int] = (3, 32, 32)
+) -> Result:
+    """Quantise `model` and calibrate it on `images`, or on images of `shape` that the model's own statistics make."""
     report = {"images": "given"}
-    if pool is None:
+    if images is None:
         synthesis = SynthesisConfig(
             scheme=config.scheme, steps=config.synthesis_steps, copies=config.copies, seed=config.seed
         )
-        pool = image_set(model, synthesis, config.images, size=shape[-1], classes=count_classes(model, shape))
+        images = image_set(model, synthesis, config.images, size=shape[-1], classes=count_classes(model, shape))
         report = {"images": SCHEMES[config.scheme]}
-    student = quantized.quantized(
-        model, config.weight_bits, config.act_bits, edge_bits=config.edge_bits, per_channel=config.per_channel
-    )
-    calibrate(student, pool, config)
+    student = calibrate(uncalibrated(model, config), images, config)
     if config.distillation:
-        report["distillation_loss"] = distill(student, model, pool, config.distillation)[-1]
-    return student, report
+        report["distillation_loss"] = distill(student, model, images, config.distillation)[-1]
+    return Result(student, report)

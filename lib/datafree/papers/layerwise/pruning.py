@@ -23,6 +23,7 @@ from ...config import Strict
 from ...core import pruning
 from ...core.graph import Feed, Graph, fold_all, put_module, trace
 from ...core.optimization import FitConfig, fit, rate_at
+from ...core.register import Result, method
 from ...errors import DataFreeError
 from . import equalization, generated_inputs
 
@@ -353,17 +354,19 @@ def prepare(model: nn.Module, graph: Graph, config: LayerWisePruning) -> tuple[n
     return found.model, generated_inputs.tracked_moments(moments, graph, found)
 
 
-def compress(model: nn.Module, config: LayerWisePruning, pool=None, shape=(3, 32, 32)) -> tuple[nn.Module, dict]:
+@method(
+    "layer_wise_pruning",
+    paper="Layer-Wise Data-Free CNN Compression",
+    about="prune weights; thresholds learnt layer by layer",
+    structure=fold_all,
+    needs_batchnorm=True,
+)
+def compress(model: nn.Module, config: LayerWisePruning) -> Result:
     """Fuse, equalise, learn thresholds and weights layer by layer (Layer-Wise Data-Free CNN Compression, section III-D).
 
-    Args:
-        pool: None; given images are refused, because the method has no use for them.
-        shape: of one image; imitated inputs do not depend on it.
     Returns:
         the pruned network with buffers folded in, and a report with the sparsity of each layer.
     """
-    if pool is not None:
-        raise DataFreeError("layer-wise pruning uses no images; leave them out, or choose KnowledgeWithin.")
     graph, clock = trace(model), time.perf_counter()
     teacher, moments = prepare(model, graph, config)
     start = start_for(weights_of(teacher, graph), config.sparsity) if config.start is None else config.start
@@ -371,7 +374,7 @@ def compress(model: nn.Module, config: LayerWisePruning, pool=None, shape=(3, 32
     history = train(student, layer_losses(teacher, student, graph, moments, config), config)
     plain = without_thresholds(student, graph)
     weights = weights_of(plain, graph)
-    return equalization.fold_buffers(plain), {
+    report = {
         "start": start,
         "sparsity": pruning.sparsity(weights.values()),
         "layers": {name: pruning.sparsity([w]) for name, w in weights.items()},
@@ -380,3 +383,4 @@ def compress(model: nn.Module, config: LayerWisePruning, pool=None, shape=(3, 32
         "method_seconds": time.perf_counter() - clock,
         "not_handled": graph.problems(),
     }
+    return Result(equalization.fold_buffers(plain), report)

@@ -19,6 +19,7 @@ from ...config import Strict
 from ...core import levels
 from ...core.graph import Graph, fold_all, trace
 from ...core.range_search import SortedValues
+from ...core.register import Result, method
 from ...errors import DataFreeError
 from ...networks.blocks import normalization
 from . import equalization, generated_inputs
@@ -185,20 +186,28 @@ def prepare(model: nn.Module, graph: Graph, config: LayerWise) -> tuple[nn.Modul
     return dfq.absorb_bias(ready, graph, moments) if config.absorb else (ready, moments)
 
 
-def compress(model: nn.Module, config: LayerWise, pool=None, shape=(3, 32, 32)) -> tuple[nn.Module, dict]:
+def without_ranges(model: nn.Module, config: LayerWise) -> nn.Module:
+    """The equalised network on levels whose ranges are still to be set: what a compressed one is read back into."""
+    graph = trace(model)
+    return with_levels(prepare(model, graph, config)[0], graph, config)
+
+
+@method(
+    "layer_wise",
+    paper="Layer-Wise Data-Free CNN Compression",
+    about="quantise; equalise, absorb, correct, ranges from imitated inputs",
+    structure=without_ranges,
+    needs_batchnorm=True,
+)
+def compress(model: nn.Module, config: LayerWise) -> Result:
     """Fuse, equalise, absorb, correct, set ranges (Layer-Wise Data-Free CNN Compression, section III-C).
 
     The paper sets the ranges before the correction and again after it. Here both settings are the same, because
     the imitated input of a layer depends on no weight, so they are set once.
 
-    Args:
-        pool: None; given images are refused, because the method has no use for them.
-        shape: of one image; imitated inputs do not depend on it.
     Returns:
         the quantised network, and a report.
     """
-    if pool is not None:
-        raise DataFreeError("layer-wise quantisation uses no images; leave them out, or choose KnowledgeWithin.")
     graph = trace(model)
     start = time.perf_counter()
     ready, moments = prepare(model, graph, config)
@@ -206,4 +215,4 @@ def compress(model: nn.Module, config: LayerWise, pool=None, shape=(3, 32, 32)) 
     if config.correct:
         correct_biases(student, ready, graph, moments)
     set_ranges(student, graph, moments, config)
-    return student, {"method_seconds": time.perf_counter() - start, "not_handled": graph.problems()}
+    return Result(student, {"method_seconds": time.perf_counter() - start, "not_handled": graph.problems()})

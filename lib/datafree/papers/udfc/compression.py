@@ -17,6 +17,7 @@ from ...baselines import neuron_merging
 from ...config import Strict
 from ...core import pruning, quantizer
 from ...core.graph import Graph, Pair, trace
+from ...core.register import Result, method
 from ...data.images import ImageSet
 from ...errors import DataFreeError
 from . import moment_matching, reconstruction
@@ -264,10 +265,32 @@ def observe(model: nn.Module, pool: ImageSet) -> moment_matching.Observed:
     return moment_matching.observe(model, [pair.last for pair in pruning.prunable(trace(model))], pool)
 
 
+def thinner(model: nn.Module, state: dict[str, torch.Tensor]) -> nn.Module:
+    """The same modules with as many channels as the weights of `state` have; `model` itself is changed."""
+    for name, value in state.items():
+        owner, _, leaf = name.rpartition(".")
+        module = model.get_submodule(owner)
+        if getattr(module, leaf, None) is None:  # a repair added it
+            setattr(module, leaf, nn.Parameter(torch.empty_like(value), value.is_floating_point()))
+        elif getattr(module, leaf).shape != value.shape:
+            getattr(module, leaf).data = torch.empty_like(value)
+        if isinstance(module, nn.Conv2d) and leaf == "weight":
+            # [out, in / groups, k, k]; a grouped convolution is depthwise here, with as many groups as outputs
+            module.groups = module.groups if module.groups == 1 else len(value)
+            module.out_channels, module.in_channels = len(value), value.shape[1] * module.groups
+    return model
+
+
+@method(
+    "udfc",
+    paper="UDFC",
+    about="prune channels, quantise weights; the next layer repairs the damage in closed form",
+    structure=thinner,
+)
 @torch.no_grad()
-def compress(model: nn.Module, config: UDFC, pool: Images, shape: tuple[int, int, int]) -> tuple[nn.Module, dict]:
+def compress(model: nn.Module, config: UDFC, images: Images = None) -> Result:
     """Prune, quantise and repair a copy of `model`; with images they pass through the network once, all together."""
-    work = Compression(model, config, pool)
+    work = Compression(model, config, images)
     if work.seen is None:
         for layer in work.graph.layers:
             work.arrive(layer.name)
@@ -279,7 +302,7 @@ def compress(model: nn.Module, config: UDFC, pool: Images, shape: tuple[int, int
         "left_out": work.graph.problems(),
         "bytes": storage(work.net, work.graph, config.weight_bits),
     }
-    return work.net, report
+    return Result(work.net, report)
 
 
 @torch.no_grad()

@@ -8,10 +8,10 @@ from torch import nn
 
 from ...config import Strict
 from ...core import quantized
-from ...core.distillation import DistillConfig, distill
 from ...core.metrics import count_classes
 from ...core.precision import Precision, autocast, uses_bf16
 from ...data.images import ImageSet, random_crop_and_mirror
+from .distillation import DistillConfig, distill
 from .synthesis import SCHEMES, Scheme, SynthesisConfig, image_set
 
 

@@ -114,7 +114,8 @@ def test_images_stay_in_the_unit_interval_at_every_step(net, scheme):
     handle = net[0].register_forward_pre_hook(lambda m, args: seen.append(args[0].detach().aminmax()))
     result = synthesize(net, scheme=scheme, rate=0.5)
     handle.remove()
-    assert len(seen) == 6 and all(low >= -1e-6 and high <= 1 + 1e-6 for low, high in seen)
+    assert len(seen) == 1 + 6  # the first pass counts the classes
+    assert all(low >= -1e-6 and high <= 1 + 1e-6 for low, high in seen)
     assert result.images.min() >= 0 and result.images.max() <= 1
 
 
@@ -321,3 +322,10 @@ def test_ranges_measured_in_bf16_are_those_of_float_to_a_percent():
         calibration.calibrate(student, pool, calibration.KnowledgeWithin(steps=1, batch=32, precision=precision))
         ranges.append(torch.stack([layer.high - layer.low for _, layer in quantized.quantized_layers(student)]))
     assert torch.allclose(*ranges, rtol=0.02) and not torch.equal(*ranges)
+
+
+def test_targets_are_drawn_from_all_outputs_of_the_network(net):
+    torch.manual_seed(0)
+    few = nn.Sequential(*list(net)[:-1], nn.Linear(8, 3))
+    result = synthesis.synthesize(few, config(steps=1, batch=64), size=16, progress=False)
+    assert set(result.targets.tolist()) == {0, 1, 2}

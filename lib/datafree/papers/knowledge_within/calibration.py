@@ -8,7 +8,6 @@ from torch import nn
 
 from ...config import Strict
 from ...core import quantized
-from ...core.metrics import count_classes
 from ...core.precision import Precision, autocast, uses_bf16
 from ...data.images import ImageSet, random_crop_and_mirror
 from .distillation import DistillConfig, distill
@@ -65,7 +64,7 @@ def compress(
         synthesis = SynthesisConfig(
             scheme=config.scheme, steps=config.synthesis_steps, copies=config.copies, seed=config.seed
         )
-        pool = image_set(model, synthesis, config.images, size=shape[-1], classes=count_classes(model, shape))
+        pool = image_set(model, synthesis, config.images, size=shape[-1])
         report = {"images": SCHEMES[config.scheme]}
     student = quantized.quantized(
         model, config.weight_bits, config.act_bits, edge_bits=config.edge_bits, per_channel=config.per_channel

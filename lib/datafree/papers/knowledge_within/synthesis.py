@@ -23,6 +23,7 @@ from ... import files
 from ...config import Strict
 from ...core import batchnorm
 from ...core.image_optimization import optimize_images
+from ...core.metrics import count_classes
 from ...core.optimization import FitConfig
 from ...core.precision import Precision, uses_bf16
 from ...data.images import ImageSet, generated
@@ -188,11 +189,12 @@ def input_moments(images: torch.Tensor) -> batchnorm.Moments:
 class Algorithm1:
     """Algorithm 1 of The Knowledge Within: what `optimize_images` repeats, piece by piece, and the run of it."""
 
-    def __init__(self, model: nn.Module, config: SynthesisConfig, size: int = 32, classes: int = 10):
+    def __init__(self, model: nn.Module, config: SynthesisConfig, size: int = 32, classes: int | None = None):
         self.model, self.config = model, config
         self.generator = torch.Generator().manual_seed(config.seed)
         self.mean, self.std = normalization(model)
         self.images = gaussian_images(model, config.batch, size, self.generator).clamp_(0, 1).requires_grad_()
+        classes = classes or count_classes(model, tuple(self.images.shape[1:]))
         self.targets = torch.randint(0, classes, (config.batch,), generator=self.generator)
         # the published input normalisation counts as one more pair of statistics (section 3.3)
         self.reference = batchnorm.stored(model) + [(self.mean, self.std**2)] * config.input_pair
@@ -247,13 +249,13 @@ class Algorithm1:
 
 
 def synthesize(
-    model: nn.Module, config: SynthesisConfig, size: int = 32, classes: int = 10, progress: bool = True
+    model: nn.Module, config: SynthesisConfig, size: int = 32, classes: int | None = None, progress: bool = True
 ) -> Synthesis:
     """One batch of images by the scheme of `config` (The Knowledge Within, algorithm 1).
 
     Args:
         model: reference network with BatchNorm; never changed.
-        size, classes: of the images and the network's output.
+        size: height and width of the images. classes: to draw targets from; default: all outputs of the network.
     """
     if config.scheme == "gaussian":
         generator = torch.Generator().manual_seed(config.seed)
@@ -263,7 +265,7 @@ def synthesize(
 
 
 def snapshots(
-    model: nn.Module, config: SynthesisConfig, moments: list[int], size: int = 32, classes: int = 10
+    model: nn.Module, config: SynthesisConfig, moments: list[int], size: int = 32, classes: int | None = None
 ) -> dict[int, torch.Tensor]:
     """Images as they are after each of the given numbers of steps of one run (The Knowledge Within, figure 2b).
 
@@ -284,7 +286,12 @@ def snapshots(
 
 
 def image_set(
-    model: nn.Module, config: SynthesisConfig, count: int, path: Path | None = None, size: int = 32, classes: int = 10
+    model: nn.Module,
+    config: SynthesisConfig,
+    count: int,
+    path: Path | None = None,
+    size: int = 32,
+    classes: int | None = None,
 ) -> ImageSet:
     """`count` images, batch after batch with seeds config.seed * 1000 + k; goes on where `path` was left.
 
@@ -292,6 +299,7 @@ def image_set(
         path: a .safetensors file, read if it was made with the same model and settings and completed if it is short.
     """
     made, labels = _read_progress(model, config, path) if path else ([], [])
+    classes = classes or count_classes(model, (len(normalization(model)[0]), size, size))
     while sum(map(len, made)) < count:
         part = config.model_copy(update={"seed": config.seed * 1000 + len(made)})
         result = synthesize(model, part, size, classes)

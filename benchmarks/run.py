@@ -17,8 +17,9 @@ import torch
 
 from datafree import files
 from datafree.core import batchnorm, pruning, quantized
-from datafree.core.distillation import DistillConfig, Distiller, output_divergence
+from datafree.core.distillation import output_divergence, train_student
 from datafree.core.graph import fold_all, trace
+from datafree.core.hooks import input_hooks
 from datafree.core.metrics import outputs
 from datafree.core.precision import autocast, bf16_pays
 from datafree.core.provenance import provenance
@@ -27,6 +28,7 @@ from datafree.networks.weights import load_network
 from datafree.networks.zoo import build_network
 from datafree.papers.frandi import compression, factorization, regression, selection
 from datafree.papers.knowledge_within.calibration import KnowledgeWithin, calibrate
+from datafree.papers.knowledge_within.distillation import Distillation, DistillConfig
 from datafree.papers.knowledge_within.synthesis import Algorithm1, SynthesisConfig
 from datafree.papers.layerwise import quantization
 from datafree.papers.layerwise.equalization import afcle_step, equalize
@@ -73,7 +75,7 @@ class Setting:
         self.x = torch.rand(batch, 3, 32, 32).contiguous(memory_format=layout).requires_grad_()
         self.reference = batchnorm.stored(self.net)
         precision = "bf16" if bf16 else "float32"
-        config = SynthesisConfig(batch=batch, steps=10**6, copies=1, precision=precision)
+        config = SynthesisConfig(batch=batch, steps=1, copies=1, precision=precision)
         self.algorithm = Algorithm1(self.net, config)
 
     def floor(self) -> None:
@@ -85,24 +87,17 @@ class Setting:
     def hooks(self) -> None:
         """The usual implementation: mean and variance of each BatchNorm input in forward hooks."""
         moments = []
-        handles = [
-            layer.register_forward_pre_hook(
-                lambda m, args: moments.append(
-                    (args[0].float().mean((0, 2, 3)), args[0].float().var((0, 2, 3), unbiased=False))
-                )
-            )
-            for _, layer in batchnorm.layers(self.net)
-        ]
-        with autocast(self.bf16):
+
+        def note(_name, z):
+            moments.append((z.float().mean((0, 2, 3)), z.float().var((0, 2, 3), unbiased=False)))
+
+        with input_hooks(self.net, [name for name, _ in batchnorm.layers(self.net)], note), autocast(self.bf16):
             self.net(self.x)
         torch.autograd.grad(batchnorm.mean_divergence(moments, self.reference), self.x)
-        for handle in handles:
-            handle.remove()
 
     def step(self) -> None:
         """A whole step of algorithm 1: clip, augment, forward, compare, backward, Adam."""
-        with batchnorm.capture(self.net) as seen:
-            self.algorithm.step(seen)
+        self.algorithm.run(progress=False)
 
 
 def synthesis(repeats: int, batch: int) -> list[dict]:
@@ -133,7 +128,7 @@ def moments(repeats: int) -> list[dict]:
     g = torch.randn_like(z)
 
     def ours():
-        y, mu, var = batchnorm._BatchNormWithMoments.apply(z, one, zero)
+        y, mu, var = batchnorm.BatchNormWithMoments.apply(z, one, zero)
         torch.autograd.grad((y * g).sum() + mu.sum() + var.sum(), z)
 
     def naive():
@@ -195,12 +190,13 @@ class Teaching:
         calibrate(student, pool, KnowledgeWithin(steps=1, batch=128))
         precision = "bf16" if bf16 else "float32"
         self.config = DistillConfig(steps=1, batch=batch, rate=1e-6, precision=precision)
-        self.distiller = Distiller(student, self.teacher, pool, self.config)
+        self.work = Distillation(student, self.teacher, pool, self.config)
         self.x = pool.floats()[:batch]
 
     def step(self) -> None:
         """Draw, augment, mix, both passes with rounding and features, backward, SGD."""
-        self.distiller.run(progress=False)
+        work = self.work
+        train_student(work.student, work.loss, self.config, draw=work.draw, teacher=self.teacher, progress=False)
 
     def bare(self) -> None:
         """The float networks: teacher forward, student forward and backward."""
@@ -313,7 +309,7 @@ def rank_search(repeats: int) -> list[dict]:
     def naive(calibrated: bool):
         splits = factorization.Factorizer(net)
         for row in selection.Sampler(splits, compression.FRanDI(candidates=few, branches=0)).rows():
-            ranks = dict(zip(splits.sites, row))
+            ranks = dict(zip(splits.layers, row))
             thin = factorization.Factorizer(net).network(ranks)
             if calibrated:
                 batchnorm.recalibrate(thin, pool)
@@ -335,10 +331,10 @@ def discrepancy(repeats: int) -> list[dict]:
     s = s.to(torch.bfloat16).requires_grad_()
 
     def ours():
-        torch.autograd.grad(regression.discrepancy(s, t), s)
+        torch.autograd.grad(regression.fast_discrepancy(s, t), s)
 
     def naive():
-        torch.autograd.grad((s.float() / s.float().norm() - t / t.norm()).norm(), s)
+        torch.autograd.grad(regression.discrepancy(s, t), s)
 
     return [
         {"name": "Feature Discrepancy in one function / by autograd (64 x 16 x 32 x 32)"}

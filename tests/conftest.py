@@ -210,12 +210,12 @@ def quick_frandi(**settings):
     return FRanDI(**(usual | settings))
 
 
-def scores_one_by_one(sites, rows, pool, calibrated):
+def scores_one_by_one(factors, rows, images, calibrated):
     """The score of each candidate from the network itself."""
-    wanted, scores = outputs(sites.model, pool), []
+    wanted, scores = outputs(factors.model, images), []
     for row in rows:
-        student = sites.network(dict(zip(sites.sites, row)))
+        student = factors.network(dict(zip(factors.layers, row)))
         if calibrated:
-            batchnorm.recalibrate(student, pool)
-        scores.append(selection.output_discrepancy(outputs(student, pool), wanted).item())
+            batchnorm.recalibrate(student, images)
+        scores.append(selection.output_discrepancy(outputs(student, images), wanted).item())
     return scores

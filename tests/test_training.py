@@ -6,15 +6,12 @@ import shlex
 import pytest
 import torch
 from conftest import interrupt_training, write_images
-from hypothesis import given
-from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import nn
 
 from datafree import training
 from datafree.config import from_text, pairs, validate
 from datafree.core.flops import count_parameters
-from datafree.core.optimization import rate_at
 from datafree.errors import DataFreeError
 from datafree.networks.weights import load_network
 from datafree.networks.zoo import build_network
@@ -110,8 +107,8 @@ def test_weights_that_end_as_nan_are_not_written(monkeypatch, config, tmp_path):
     """The last step of a run is followed by no loss that could tell."""
     step = training.Trainer._step
 
-    def poisoned(self, index, rate):
-        result = step(self, index, rate)
+    def poisoned(self, index):
+        result = step(self, index)
         self.model.conv.weight.data.fill_(float("nan"))
         return result
 
@@ -162,24 +159,6 @@ def test_splits_with_other_classes_are_refused(config, folder, tmp_path):
 def test_weights_need_the_right_ending(config, tmp_path):
     with pytest.raises(DataFreeError, match="give one that ends in '.safetensors'"):
         training.train(config(), tmp_path / "w.json")
-
-
-@given(st.integers(1, 500), st.floats(1e-4, 10), st.floats(0, 0.99))
-def test_the_rate_rises_to_its_peak_and_falls_to_zero(steps, peak, warmup):
-    rates = [rate_at(i, steps, peak, warmup) for i in range(steps)]
-    assert all(0 <= r <= peak * (1 + 1e-12) for r in rates)
-    top = max(range(steps), key=rates.__getitem__)
-    assert rates[: top + 1] == sorted(rates[: top + 1])
-    assert all(a >= b - 1e-12 for a, b in zip(rates[top:], rates[top + 1 :], strict=False))
-    assert rate_at(steps, steps, peak, warmup) <= 1e-9 * peak or warmup * steps > steps - 1
-
-
-def test_the_rate_at_known_places():
-    assert rate_at(0, 100, 1.0, 0.1) == pytest.approx(0.1)
-    assert rate_at(9, 100, 1.0, 0.1) == pytest.approx(1.0)
-    assert rate_at(55, 100, 1.0, 0.1) == pytest.approx(0.5)
-    assert rate_at(0, 100, 1.0, 0.0) == 1.0
-    assert rate_at(0, 2, 1.0, 0.15) == 1.0  # warm-up shorter than a step
 
 
 def test_decay_is_for_matrices_only(tiny):

@@ -35,6 +35,7 @@ def test_distilled_images_come_nearer_and_the_network_stays(net):
     before = state_hash(net)
     images, history = zeroq.distilled_images(net, quick(), (3, 8, 8))
     assert images.pixels.shape == (16, 3, 8, 8) and history[-1] < 0.3 * history[0]
+    assert images.classes == [str(k) for k in range(10)]
     assert state_hash(net) == before
     again, _ = zeroq.distilled_images(net, quick(), (3, 8, 8))
     assert torch.equal(images.pixels, again.pixels)

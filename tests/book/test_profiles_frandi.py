@@ -56,7 +56,7 @@ def test_the_method_runs_on_a_folder(little, profile, name, side):
     splits = factorization.Factorizer(net, (3, side, side))
     thin = batchnorm.recalibrate(splits.network(splits.uniform(config.plot_reduction)), pool)
     done = regression.Regression(
-        thin, net, list(splits.sites), pool, regression.Recovery(steps=1, batch=2, rate=config.rate)
+        thin, net, list(splits.layers), pool, regression.Recovery(steps=1, batch=2, rate=config.rate)
     )
     assert len(history) == 2 and torch.isfinite(torch.tensor(done.run())).all()
     assert outputs(thin, test).shape == (3, 3)

@@ -147,8 +147,8 @@ def test_a_convolution_with_holes_is_split_exactly(dilation, stride):
 
 
 def test_full_ranks_change_nothing_and_costs_are_those_of_the_network(net, factors, some):
-    assert {"aspp.holes.0.0", "aspp.holes.1.0", "merge.0.0"} <= set(factors.sites) and "stem.0" not in factors.sites
-    full = factors.network({name: site.full_rank for name, site in factors.sites.items()})
+    assert {"aspp.holes.0.0", "aspp.holes.1.0", "merge.0.0"} <= set(factors.layers) and "stem.0" not in factors.layers
+    full = factors.network({name: layer.full_rank for name, layer in factors.layers.items()})
     x = some.floats()[:2]
     with torch.no_grad():
         torch.testing.assert_close(full(x), net(x), rtol=1e-3, atol=1e-3)
@@ -175,7 +175,7 @@ def test_candidates_give_the_maps_of_the_networks_they_stand_for(factors, pool, 
     rows = [tuple(factors.uniform(k).values()) for k in (2.5, 3.0)]
     made = candidates.Candidates(factors, calibrated=calibrated).outputs(pool, rows)
     for row, got in zip(rows, made):
-        thin = factors.network(dict(zip(factors.sites, row)))
+        thin = factors.network(dict(zip(factors.layers, row)))
         if calibrated:
             for norm in batchnorm.layers(thin):
                 norm[1].train()

@@ -8,7 +8,8 @@ from torch import nn
 
 from ..core import batchnorm, levels
 from ..core.graph import inputs_of
-from ..core.image_optimization import ImageConfig, optimize_images
+from ..core.image_optimization import ImageConfig, images_from_noise
+from ..core.metrics import count_classes
 from ..data.images import ImageSet, generated
 from ..errors import DataFreeError
 from ..networks.blocks import normalization
@@ -51,13 +52,14 @@ def distilled_images(
     reference = [*batchnorm.stored(model), (torch.zeros_like(mean), torch.ones_like(std))]
 
     def loss(x, _logits, moments):
+        # moments of the normalised input, z = (x - mean) / std
         z_mean, z_var = (x.mean((0, 2, 3)) - mean) / std, x.var((0, 2, 3), unbiased=False) / std.square()
         return distance([*moments, (z_mean, z_var)], reference)
 
-    images, history = optimize_images(
+    images, history = images_from_noise(
         model, loss, config.batch, shape, config, config.seed, what="ZeroQ's distillation", progress=progress
     )
-    return generated(images, "ZeroQ"), history
+    return generated(images, "ZeroQ", classes=count_classes(model, shape)), history
 
 
 def input_extremes(model: nn.Module, names: list[str], images: ImageSet, batch: int = 16) -> dict[str, levels.Limits]:

@@ -16,7 +16,7 @@ from torch import nn
 
 from ..data.images import ImageSet
 from ..errors import DataFreeError
-from .hooks import evaluating, hooked
+from .hooks import evaluating, frozen, input_hooks
 
 Moments = tuple[torch.Tensor, torch.Tensor]
 """(mean, variance) per channel."""
@@ -81,8 +81,27 @@ def stored(model: nn.Module) -> list[Moments]:
     return [(m.running_mean.detach().clone(), m.running_var.detach().clone()) for _, m in layers(model)]
 
 
-class _BatchNormWithMoments(torch.autograd.Function):
-    """y = z * scale + shift and the moments of z, in one function with an analytic gradient.
+def batchnorm_with_moments(
+    z: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    r"""BatchNorm in evaluation mode, and the moments of its input.
+
+    .. math:: y = z \cdot \mathrm{scale} + \mathrm{shift}, \qquad
+              \hat\mu_c = \frac1M \sum_{n,h,w} z_{nchw}, \qquad
+              \hat\sigma_c^2 = \frac1M \sum_{n,h,w} (z_{nchw} - \hat\mu_c)^2
+
+    Args:
+        z: [N, C, H, W], with M = N H W; scale, shift: [1, C, 1, 1] from `affine`.
+    Returns:
+        y, mu_hat [C], var_hat [C]. `BatchNormWithMoments` computes the same in fewer sweeps over memory.
+    """
+    mu_hat = z.float().mean((0, 2, 3))
+    var_hat = z.float().var((0, 2, 3), unbiased=False)
+    return (z * scale + shift).to(z.dtype), mu_hat, var_hat
+
+
+class BatchNormWithMoments(torch.autograd.Function):
+    """`batchnorm_with_moments` in one function with an analytic gradient; scale and shift get none.
 
     d(mu_hat)/dz = 1/M and d(var_hat)/dz = 2 (z - mu_hat)/M, so the gradient of any loss on the moments
     is affine in z, channel by channel: one multiply-add, joined with BatchNorm's own gradient.
@@ -92,16 +111,17 @@ class _BatchNormWithMoments(torch.autograd.Function):
     def forward(ctx, z, scale, shift):
         z_float = z.float()
         mu_hat = z_float.mean((0, 2, 3))
-        var_hat = (z_float.square().mean((0, 2, 3)) - mu_hat.square()).clamp_min_(0)
+        var_hat = (z_float.square().mean((0, 2, 3)) - mu_hat.square()).clamp_min_(0)  # E[z^2] - mu_hat^2
         ctx.save_for_backward(z, scale, mu_hat)
         return torch.addcmul(shift, z_float, scale).to(z.dtype), mu_hat, var_hat
 
     @staticmethod
     def backward(ctx, grad_y, grad_mu, grad_var):
         z, scale, mu_hat = ctx.saved_tensors
-        count = z.numel() / z.shape[1]
+        count = z.numel() / z.shape[1]  # M
         slope = 2 * grad_var / count
         offset = grad_mu / count - slope * mu_hat
+        # dL/dz = slope z + offset, by the moments, + scale dL/dy, by BatchNorm itself
         grad = torch.addcmul(_row(offset), z, _row(slope)).addcmul_(grad_y, scale)
         return grad.to(z.dtype), None, None
 
@@ -112,7 +132,7 @@ def _row(v: torch.Tensor) -> torch.Tensor:
 
 def affine(layer: nn.BatchNorm2d) -> tuple[torch.Tensor, torch.Tensor]:
     """scale and shift [1, C, 1, 1] of BatchNorm in evaluation mode."""
-    scale = (layer.running_var + layer.eps).rsqrt()
+    scale = (layer.running_var + layer.eps).rsqrt()  # gamma / sqrt(sigma^2 + eps), gamma below
     if layer.weight is not None:
         scale = scale * layer.weight.detach()
     shift = -layer.running_mean * scale
@@ -157,24 +177,20 @@ def capture(model: nn.Module) -> Iterator[Captured]:
         scale, shift = affine(layer)
 
         def forward(z):
-            y, mu_hat, var_hat = _BatchNormWithMoments.apply(z, scale, shift)
+            y, mu_hat, var_hat = BatchNormWithMoments.apply(z, scale, shift)
             seen.by_layer[i] = (mu_hat, var_hat)
             return y
 
         return forward
 
-    required = [(p, p.requires_grad) for p in model.parameters()]
     try:
-        with evaluating(model):
-            model.requires_grad_(False)
+        with frozen(model):
             for i, layer in enumerate(found):
                 layer.forward = forward_of(i, layer)
             yield seen
     finally:
         for layer in found:
             layer.__dict__.pop("forward", None)
-        for parameter, flag in required:
-            parameter.requires_grad_(flag)
 
 
 @torch.no_grad()
@@ -184,6 +200,7 @@ def measure(model: nn.Module, images: ImageSet, batch: int = 500) -> list[Moment
         sums = None
         for x, _ in images.batches(batch):
             model(x)
+            # first and second moments add up over batches, variances do not
             parts = [torch.stack((mu, var + mu.square())) * len(x) for mu, var in seen.moments]
             sums = parts if sums is None else [a + b for a, b in zip(sums, parts)]
     first_second = [s / len(images) for s in sums]
@@ -197,23 +214,18 @@ def image_moments(model: nn.Module, images: ImageSet, batch: int = 250) -> list[
     Returns:
         (mean of z, mean of z squared) a layer, each [N, C]; see `group_divergences`.
     """
-    found = [layer for _, layer in layers(model)]
-    parts: list[list[torch.Tensor]] = [[] for _ in found]
+    parts: dict[str, list[torch.Tensor]] = {name: [] for name, _ in layers(model)}
 
-    def hook_of(i: int):
-        def hook(_module, inputs):
-            z = inputs[0].float()
-            parts[i].append(torch.stack((z.mean((2, 3)), z.square().mean((2, 3)))))
+    def note(name: str, z: torch.Tensor) -> None:
+        z = z.float()
+        parts[name].append(torch.stack((z.mean((2, 3)), z.square().mean((2, 3)))))
 
-        return hook
-
-    handles = [layer.register_forward_pre_hook(hook_of(i)) for i, layer in enumerate(found)]
-    with hooked(handles), evaluating(model):
+    with input_hooks(model, parts, note), evaluating(model):
         for x, _ in images.batches(batch):
             model(x)
-    if not all(parts):
-        raise DataFreeError(_unreached(sum(not p for p in parts), len(parts)))
-    return [tuple(torch.cat(p, dim=1)) for p in parts]
+    if not all(parts.values()):
+        raise DataFreeError(_unreached(sum(not p for p in parts.values()), len(parts)))
+    return [tuple(torch.cat(p, dim=1)) for p in parts.values()]
 
 
 def group_divergences(

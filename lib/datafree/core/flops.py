@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import nn
 
 from . import quantized
-from .hooks import pass_once
+from .hooks import uses_of
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -17,21 +19,14 @@ def count_parameters(model: nn.Module) -> int:
 @torch.no_grad()
 def count_macs(model: nn.Module, shape: tuple[int, int, int] = (3, 32, 32)) -> int:
     """Multiply-accumulates of convolutions and linear layers for one image of `shape`; FLOPs are twice that."""
-    total = 0
-
-    def hook(module, _inputs, output):
-        nonlocal total
-        weight = module.inner.weight if isinstance(module, quantized.QuantizedLayer) else module.weight
-        total += output.numel() * weight[0].numel()
-
     inner = {id(m.inner) for m in model.modules() if isinstance(m, quantized.QuantizedLayer)}
-    counted = [
-        m
-        for m in model.modules()
+    counted = {
+        name: m.inner.weight if isinstance(m, quantized.QuantizedLayer) else m.weight
+        for name, m in model.named_modules()
         if isinstance(m, nn.Conv2d | nn.Linear | quantized.QuantizedLayer) and id(m) not in inner
-    ]
-    pass_once(model, shape, [module.register_forward_hook(hook) for module in counted])
-    return total
+    }
+    # every value of an output is a sum over one row of the weight
+    return sum(math.prod(use.made) * counted[use.name][0].numel() for use in uses_of(model, counted, shape))
 
 
 def weight_bytes(model: nn.Module) -> float:

@@ -11,7 +11,7 @@ from torch import nn
 
 from ..errors import DataFreeError
 from . import observers, quantizer
-from .hooks import evaluating, hooked
+from .hooks import evaluating, output_hooks
 
 BIT_RANGE = (2, 16)
 
@@ -155,17 +155,14 @@ def baked(student: nn.Module) -> Iterator[nn.Module]:
 @torch.no_grad()
 def set_ranges(student: nn.Module, images: torch.Tensor, rule: observers.Rule) -> nn.Module:
     """Every input range of `student` by `rule`, from one float forward pass over `images` [N, C, H, W]."""
-    found = quantized_layers(student)
+    found = dict(quantized_layers(student))
 
-    def keep(layer):
-        def hook(_module, inputs, _output):
-            low, high = rule(inputs[0], layer.act_bits)
-            layer.low.copy_(low), layer.high.copy_(high), layer.batches.fill_(1)
+    def note(name: str, x: torch.Tensor, _y: torch.Tensor) -> None:
+        layer = found[name]
+        low, high = rule(x, layer.act_bits)
+        layer.low.copy_(low), layer.high.copy_(high), layer.batches.fill_(1)
 
-        return hook
-
-    handles = [layer.register_forward_hook(keep(layer)) for _, layer in found]
-    with hooked(handles), evaluating(student), observing(student):
+    with output_hooks(student, found, note), evaluating(student), observing(student):
         student(images)
     return student
 
@@ -174,14 +171,10 @@ def _channel_means(model: nn.Module, names: list[str], images: torch.Tensor) -> 
     """Mean output of the named layers, channel by channel."""
     means: dict[str, torch.Tensor] = {}
 
-    def keep(name):
-        def hook(_module, _inputs, output):
-            means[name] = output.transpose(0, 1).flatten(1).mean(1)
+    def note(name: str, _x: torch.Tensor, y: torch.Tensor) -> None:
+        means[name] = y.transpose(0, 1).flatten(1).mean(1)
 
-        return hook
-
-    handles = [model.get_submodule(name).register_forward_hook(keep(name)) for name in names]
-    with hooked(handles), evaluating(model):
+    with output_hooks(model, names, note), evaluating(model):
         model(images)
     return means
 

@@ -13,10 +13,13 @@ from torch import nn
 from ...core import batchnorm
 from ...core.register import Result, method
 from ...data.images import ImageSet
-from . import factorization, magnitude, regression, selection, sites
+from . import compressible, factorization, magnitude, regression, selection
 from .synthesis import Synthesis, synthesize
 
-COMPRESSORS: dict[str, type[sites.Sites]] = {"spatial_svd": factorization.Factorizer, "magnitude": magnitude.Pruner}
+COMPRESSORS: dict[str, type[compressible.CompressibleLayers]] = {
+    "spatial_svd": factorization.Factorizer,
+    "magnitude": magnitude.Pruner,
+}
 
 
 class FRanDI(selection.Search):

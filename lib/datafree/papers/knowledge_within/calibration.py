@@ -8,11 +8,10 @@ from torch import nn
 
 from ...config import Strict
 from ...core import quantized
-from ...core.distillation import DistillConfig, distill
-from ...core.metrics import count_classes
 from ...core.precision import Precision, autocast, uses_bf16
 from ...core.register import Result, method
 from ...data.images import ImageSet, random_crop_and_mirror
+from .distillation import DistillConfig, distill
 from .synthesis import SCHEMES, Scheme, SynthesisConfig, image_set
 
 
@@ -80,7 +79,7 @@ def compress(
         synthesis = SynthesisConfig(
             scheme=config.scheme, steps=config.synthesis_steps, copies=config.copies, seed=config.seed
         )
-        images = image_set(model, synthesis, config.images, size=shape[-1], classes=count_classes(model, shape))
+        images = image_set(model, synthesis, config.images, size=shape[-1])
         report = {"images": SCHEMES[config.scheme]}
     student = calibrate(uncalibrated(model, config), images, config)
     if config.distillation:

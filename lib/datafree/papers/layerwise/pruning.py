@@ -21,8 +21,9 @@ from torch.func import functional_call
 from ...baselines import dfq
 from ...config import Strict
 from ...core import pruning
+from ...core.distillation import train_student
 from ...core.graph import Feed, Graph, fold_all, put_module, trace
-from ...core.optimization import FitConfig, fit, rate_at
+from ...core.optimization import FitConfig, rate_factor
 from ...core.register import Result, method
 from ...errors import DataFreeError
 from . import equalization, generated_inputs
@@ -250,6 +251,7 @@ class _Expected:
     ):
         self.student, self.weight = _inner(student, name), _inner(teacher, name).weight.detach()
         groups, rows, columns = equalization.blocks(teacher.get_submodule(name)).shape[:3]
+        # taps: places of a kernel; entry and leave: what the layer's buffers multiply inputs and outputs with
         taps = self.weight[0, 0].numel() if self.weight.ndim > 2 else 1
         entry = getattr(teacher.get_submodule(name), "v_in", torch.ones(groups * columns))
         leave = getattr(teacher.get_submodule(name), "v_out", torch.ones(groups * rows))
@@ -322,17 +324,17 @@ def train(
     chosen = nn.ModuleList(layers.values())
     history: dict[str, list[float]] = {name: [] for name in losses}
     coupled = config.decay if config.decay_form == "coupled" else 0.0
-    step = 0
 
-    def draw_loss() -> torch.Tensor:
-        nonlocal step
+    def before(step: int) -> None:
         if watch:
             watch(step)
-        if config.decay_form == "decoupled":
+        if config.decay_form == "decoupled":  # s <- (1 - rate lambda) s, apart from Adam
+            rate = config.rate * rate_factor(step, config.steps, 0.0)
             with torch.no_grad():
                 for layer in layers.values():
-                    layer.s.mul_(1 - rate_at(step, config.steps, config.rate, 0) * config.decay)
-        step += 1
+                    layer.s.mul_(1 - rate * config.decay)
+
+    def loss() -> torch.Tensor:
         drawn = torch.stack([draw() for draw in losses.values()])
         for values, value in zip(history.values(), drawn.tolist()):
             values.append(value)
@@ -341,7 +343,7 @@ def train(
     parameters = [p for layer in layers.values() for p in (layer.inner.weight, layer.s)]
     decay = config.decay if config.decay_weights else 0.0
     plan = FitConfig(steps=config.steps, rate=config.rate, optimizer="adam", momentum=0.9, decay=decay, warmup=0.0)
-    fit(parameters, draw_loss, plan, what="layer-wise pruning", progress=False)
+    train_student(chosen, loss, plan, parameters=parameters, watch=before, what="layer-wise pruning", progress=False)
     return history
 
 

@@ -73,7 +73,7 @@ class Damage:
     whole: reconstruction.Folded
     left: reconstruction.Folded
     coefficients: torch.Tensor | None = None
-    moments: moment_matching.Moments | None = None
+    moments: moment_matching.JointMoments | None = None
 
 
 class Compression:
@@ -161,8 +161,8 @@ class Compression:
         else:
             # the quadratic form of the loss (section 3.3) without its ridge
             gram = damage.left.a.T @ damage.left.a + config.alpha1 * torch.outer(damage.left.c, damage.left.c)
-            return moment_matching.give_up(gram, weight, len(damage.keep), config.alpha2)
-        return moment_matching.give_up(gram, weight, len(damage.keep), config.ridge * gram.diagonal().mean().item())
+            return moment_matching.kept_by_obs(gram, weight, len(damage.keep), config.alpha2)
+        return moment_matching.kept_by_obs(gram, weight, len(damage.keep), config.ridge * gram.diagonal().mean().item())
 
     def _next_weight(self, pair: Pair) -> torch.Tensor:
         """V as [P, O, T], T taps (or positions of a linear layer)."""
@@ -171,7 +171,7 @@ class Compression:
 
     def _solve(
         self, pair: Pair, x: torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor, moment_matching.Moments | None]:
+    ) -> tuple[torch.Tensor, torch.Tensor, moment_matching.JointMoments | None]:
         """Coefficients [K, O], intercepts [O], and the moments they rest on, if any."""
         config, damage = self.config, self.damages[pair.first]
         keep, channels = damage.keep, len(damage.whole.c)
@@ -295,9 +295,9 @@ def compress(model: nn.Module, config: UDFC, images: Images = None) -> Result:
         for layer in work.graph.layers:
             work.arrive(layer.name)
     else:
-        OnePass(work).run(work.seen.pool.floats())
+        OnePass(work).run(work.seen.images.floats())
     report = {
-        "images": "none" if work.seen is None else work.seen.pool.name,
+        "images": "none" if work.seen is None else work.seen.images.name,
         "kept": {name: len(keep) for name, keep in work.keep.items()},
         "left_out": work.graph.problems(),
         "bytes": storage(work.net, work.graph, config.weight_bits),

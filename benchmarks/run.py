@@ -151,7 +151,7 @@ def calibration(repeats: int) -> list[dict]:
     net, pool = build_network("resnet20").eval(), generated(torch.rand(256, 3, 32, 32), "x")
     widths = [(8, 8), (4, 8), (4, 4), (2, 4)]
     config = KnowledgeWithin(steps=1, batch=128)
-    student = quantized.quantized(net, 8, 8)
+    student = quantized.prepare(net, 8, 8)
 
     def ours():
         calibrate(student, pool, config)
@@ -160,7 +160,7 @@ def calibration(repeats: int) -> list[dict]:
 
     def naive():
         for w, a in widths:
-            calibrate(quantized.quantized(net, w, a), pool, config)
+            calibrate(quantized.prepare(net, w, a), pool, config)
 
     ours()
     x = pool.floats()[:128]
@@ -191,7 +191,7 @@ class Teaching:
         self.teacher = build_network(name).eval().requires_grad_(False).to(memory_format=torch.channels_last)
         self.plain = build_network(name).eval().to(memory_format=torch.channels_last)
         pool = generated(torch.rand(256, 3, 32, 32), "x")
-        student = quantized.quantized(self.plain, 2, 4, edge_bits=4)
+        student = quantized.prepare(self.plain, 2, 4, edge_bits=4)
         calibrate(student, pool, KnowledgeWithin(steps=1, batch=128))
         precision = "bf16" if bf16 else "float32"
         self.config = DistillConfig(steps=1, batch=batch, rate=1e-6, precision=precision)

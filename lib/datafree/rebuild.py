@@ -27,14 +27,14 @@ State = dict[str, torch.Tensor]
 
 
 def _rounded(model: nn.Module, config: Strict, report: dict, state: State) -> nn.Module:
-    return quantized.quantized(
+    return quantized.prepare(
         model, config.weight_bits, config.act_bits, edge_bits=config.edge_bits, per_channel=config.per_channel
     )
 
 
 def _on_levels(model: nn.Module, config: Strict, report: dict, state: State) -> nn.Module:
     graph = trace(model)
-    return layerwise.with_levels(layerwise.prepare(model, graph, config)[0], graph, config)
+    return layerwise.rounded(layerwise.equalized(model, graph, config)[0], graph, config)
 
 
 def _fused(model: nn.Module, config: Strict, report: dict, state: State) -> nn.Module:

@@ -58,7 +58,7 @@ def test_ranges_reach_both_kinds_of_quantised_layers(net):
     student = levels.replaced(folded, ["conv", "linear"], lambda layer: levels.LevelLayer(layer, 4, 4))
     zeroq.set_ranges(student, folded, images)
     found = zeroq.input_extremes(net, ["conv", "linear"], images)
-    other = quantized.set_ranges(quantized.quantized(net, 4, 4), images.floats(), observers.extremes)
+    other = quantized.set_ranges(quantized.prepare(net, 4, 4), images.floats(), observers.extremes)
     for name, limits in found.items():
         for quantised in (student, other):
             layer = quantised.get_submodule(name)

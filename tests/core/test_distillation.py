@@ -31,7 +31,7 @@ def pool():
 
 
 def student_of(net, pool, bits=(4, 4)):
-    student = quantized.quantized(net, *bits)
+    student = quantized.prepare(net, *bits)
     return calibration.calibrate(student, pool, calibration.KnowledgeWithin(steps=1, batch=32))
 
 

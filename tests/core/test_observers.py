@@ -54,9 +54,9 @@ def case():
 
 def test_set_ranges_with_extremes_agrees_with_calibration_in_one_chunk(case):
     net, images = case
-    ours = quantized.set_ranges(quantized.quantized(net, 4, 4), images, observers.extremes)
+    ours = quantized.set_ranges(quantized.prepare(net, 4, 4), images, observers.extremes)
     whole = generated(images, "all")
-    student = quantized.quantized(net, 4, 4)
+    student = quantized.prepare(net, 4, 4)
     with torch.no_grad(), quantized.observing(student, chunk=len(images)):
         student(whole.floats())
     for (_, a), (_, b) in zip(quantized.quantized_layers(ours), quantized.quantized_layers(student)):
@@ -66,7 +66,7 @@ def test_set_ranges_with_extremes_agrees_with_calibration_in_one_chunk(case):
 
 def test_bias_correction_gives_back_the_means(case):
     net, images = case
-    student = quantized.set_ranges(quantized.quantized(net, 3, 4), images, observers.extremes)
+    student = quantized.set_ranges(quantized.prepare(net, 3, 4), images, observers.extremes)
     names = [n for n, _ in quantized.quantized_layers(student)]
     wanted = quantized._channel_means(net, names, images)
     off = max((wanted[n] - m).abs().max() for n, m in quantized._channel_means(student, names, images).items())
@@ -79,7 +79,7 @@ def test_bias_correction_leaves_the_teacher_alone(case):
     net, images = case
     before = state_hash(net)
     student = calibration.calibrate(
-        quantized.quantized(net, 4, 4), generated(images, "x"), calibration.KnowledgeWithin(steps=1)
+        quantized.prepare(net, 4, 4), generated(images, "x"), calibration.KnowledgeWithin(steps=1)
     )
     quantized.correct_bias(student, net, images[:10])
     assert state_hash(net) == before

@@ -96,7 +96,7 @@ def network():
 
 def measured(weight_bits, act_bits, **options):
     net = network()
-    student = quantized.quantized(net, weight_bits, act_bits, **options)
+    student = quantized.prepare(net, weight_bits, act_bits, **options)
     with quantized.observing(student), torch.no_grad():
         student(torch.rand(64, 3, 9, 7, generator=torch.Generator().manual_seed(0)))
     return net, student
@@ -125,7 +125,7 @@ def test_observing_starts_anew():
     _, student = measured(4, 4)
     with quantized.observing(student), torch.no_grad():
         student(torch.full((16, 3, 9, 7), 0.5))
-    fresh = quantized.quantized(network(), 4, 4)
+    fresh = quantized.prepare(network(), 4, 4)
     with quantized.observing(fresh), torch.no_grad():
         fresh(torch.full((16, 3, 9, 7), 0.5))
     for (_, p), (_, q) in zip(quantized.quantized_layers(student), quantized.quantized_layers(fresh), strict=True):
@@ -159,26 +159,26 @@ def test_gradient_reaches_the_master_weights():
 def test_quantized_leaves_the_original_alone():
     net = network()
     before = state_hash(net)
-    quantized.quantized(net, 2, 2)
+    quantized.prepare(net, 2, 2)
     assert state_hash(net) == before and not quantized.quantized_layers(net)
 
 
 @pytest.mark.parametrize("bits", [{"weight_bits": 1, "act_bits": 4}, {"weight_bits": 4, "act_bits": 17}])
 def test_bits_out_of_range(bits):
     with pytest.raises(DataFreeError, match="must lie between"):
-        quantized.quantized(network(), **bits)
+        quantized.prepare(network(), **bits)
     with pytest.raises(DataFreeError, match="edge_bits is 1"):
-        quantized.quantized(network(), 4, 4, edge_bits=1)
+        quantized.prepare(network(), 4, 4, edge_bits=1)
 
 
 def test_uncalibrated_network_says_so():
     with pytest.raises(DataFreeError, match="before its input range was measured"):
-        quantized.quantized(network(), 4, 4)(torch.rand(1, 3, 8, 8))
+        quantized.prepare(network(), 4, 4)(torch.rand(1, 3, 8, 8))
 
 
 def test_nothing_to_quantize():
     with pytest.raises(DataFreeError, match="no convolution or linear layer"):
-        quantized.quantized(nn.Sequential(nn.ReLU()), 4, 4)
+        quantized.prepare(nn.Sequential(nn.ReLU()), 4, 4)
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8])

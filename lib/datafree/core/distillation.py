@@ -140,7 +140,7 @@ def distill(
     """Train `student` in place on `pool` towards `teacher`; returns the loss of every step.
 
     extra: draws one more loss of the student, a scalar that is added in every step.
-    Activation ranges stay as calibrated. Weight ranges follow the weights unless `quantize.freeze_weight_ranges` was called.
+    Activation ranges stay as calibrated. Weight ranges follow the weights unless `quantized.freeze_weight_ranges` was called.
     """
     return Distiller(student, teacher, pool, config, extra).run(progress)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import nn
 
-from . import quantized
 from .hooks import pass_once
+from .quantized import QuantizedLayer, quantized_layers
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -21,22 +23,21 @@ def count_macs(model: nn.Module, shape: tuple[int, int, int] = (3, 32, 32)) -> i
 
     def hook(module, _inputs, output):
         nonlocal total
-        weight = module.inner.weight if isinstance(module, quantized.QuantizedLayer) else module.weight
-        total += output.numel() * weight[0].numel()
+        layer = module.core if isinstance(module, QuantizedLayer) else module
+        total += output.numel() * layer.weight[0].numel()  # each output is a sum over one filter
 
-    inner = {id(m.inner) for m in model.modules() if isinstance(m, quantized.QuantizedLayer)}
-    counted = [
-        m
-        for m in model.modules()
-        if isinstance(m, nn.Conv2d | nn.Linear | quantized.QuantizedLayer) and id(m) not in inner
-    ]
+    inside = {id(layer.core) for _, layer in quantized_layers(model)}  # counted with the quantised layer
+    kinds = nn.Conv2d | nn.Linear | QuantizedLayer
+    counted = [m for m in model.modules() if isinstance(m, kinds) and id(m) not in inside]
     pass_once(model, shape, [module.register_forward_hook(hook) for module in counted])
     return total
 
 
-def weight_bytes(model: nn.Module) -> float:
-    """Bytes to store the parameters: weights of quantised layers at their bit width, all else at 32 bits."""
-    widths = {
-        id(getattr(m, "core", m.inner).weight): m.weight_bits for m in model.modules() if hasattr(m, "weight_bits")
-    }
-    return sum(p.numel() * widths.get(id(p), 32) for p in model.parameters()) / 8
+def weight_bytes(model: nn.Module, widths: Mapping[str, int] | None = None) -> float:
+    """Bytes to store the parameters: weights of quantised layers at their bit width, all else at 32 bits.
+
+    widths: name of a plain layer whose weight is rounded -> bits of its weight.
+    """
+    bits = {id(layer.core.weight): layer.weight_bits for _, layer in quantized_layers(model)}
+    bits |= {id(model.get_submodule(name).weight): width for name, width in (widths or {}).items()}
+    return sum(p.numel() * bits.get(id(p), 32) for p in model.parameters()) / 8

@@ -17,7 +17,11 @@ from ...data.images import ImageSet
 from . import regression
 from .synthesis import Synthesis, synthesize
 
-RULES = {"extremes": observers.extremes, "percentile": observers.percentile_range, "mse": observers.mse_range}
+OBSERVERS = {
+    "extremes": observers.MinMaxObserver,
+    "percentile": observers.PercentileObserver,
+    "mse": observers.MSEObserver,
+}
 """How the range of a layer's inputs is found on the images."""
 
 
@@ -38,10 +42,10 @@ class FRanDIQuantization(Strict):
 
 def rounded(model: nn.Module, config: FRanDIQuantization, pool: ImageSet) -> nn.Module:
     """A quantised copy, its ranges and its BatchNorm measured on `pool`: the student before recovery."""
-    student = quantized.quantized(
+    student = quantized.prepare(
         model, config.weight_bits, config.act_bits, edge_bits=config.edge_bits, per_channel=config.per_channel
     )
-    quantized.set_ranges(student, pool.floats(), RULES[config.ranges])
+    quantized.calibrate(student, [pool.floats()], OBSERVERS[config.ranges])
     if config.calibrated and any(isinstance(m, nn.BatchNorm2d) for m in student.modules()):
         batchnorm.recalibrate(student, pool)
     return student

@@ -21,6 +21,7 @@ from torch.func import functional_call
 from ...baselines import dfq
 from ...config import Strict
 from ...core import pruning
+from ...core.batchnorm import NamedMoments
 from ...core.graph import Feed, Graph, fold_all, put_module, trace
 from ...core.optimization import FitConfig, fit, rate_at
 from ...errors import DataFreeError
@@ -225,9 +226,7 @@ def start_for(weights: dict[str, torch.Tensor], sparsity: float) -> float:
 class _Drawn:
     """A fresh batch of imitated inputs each time; the sequence depends on the seed and the layer's name alone."""
 
-    def __init__(
-        self, teacher: nn.Module, student: nn.Module, graph: Graph, name: str, moments: generated_inputs.Moments, config
-    ):
+    def __init__(self, teacher: nn.Module, student: nn.Module, graph: Graph, name: str, moments: NamedMoments, config):
         self.teacher, self.student = teacher.get_submodule(name), student.get_submodule(name)
         self.graph, self.name, self.moments, self.config = graph, name, moments, config
         self.feed = _feed(graph, name, config)
@@ -244,9 +243,7 @@ class _Drawn:
 class _Expected:
     """The same in the mean over all inputs; buffers weigh the values that go in and those that come out."""
 
-    def __init__(
-        self, teacher: nn.Module, student: nn.Module, graph: Graph, name: str, moments: generated_inputs.Moments, config
-    ):
+    def __init__(self, teacher: nn.Module, student: nn.Module, graph: Graph, name: str, moments: NamedMoments, config):
         self.student, self.weight = _inner(student, name), _inner(teacher, name).weight.detach()
         groups, rows, columns = equalization.blocks(teacher.get_submodule(name)).shape[:3]
         taps = self.weight[0, 0].numel() if self.weight.ndim > 2 else 1
@@ -278,7 +275,7 @@ Losses = dict[str, Callable[[], torch.Tensor]]
 
 
 def layer_losses(
-    teacher: nn.Module, student: nn.Module, graph: Graph, moments: generated_inputs.Moments, config: LayerWisePruning,
+    teacher: nn.Module, student: nn.Module, graph: Graph, moments: NamedMoments, config: LayerWisePruning,
     names: Iterable[str] | None = None,
 ) -> Losses:  # fmt: skip
     """The loss of each layer, on imitated inputs of its own: none of them looks at another layer.
@@ -344,7 +341,7 @@ def train(
     return history
 
 
-def prepare(model: nn.Module, graph: Graph, config: LayerWisePruning) -> tuple[nn.Module, generated_inputs.Moments]:
+def prepare(model: nn.Module, graph: Graph, config: LayerWisePruning) -> tuple[nn.Module, NamedMoments]:
     """Fusion, and equalisation if asked for: the teacher, and the moments that belong to it."""
     moments = generated_inputs.stored_moments(model, graph)
     if not config.equalize:

@@ -22,13 +22,13 @@ from datafree.core.graph import fold_all, trace
 from datafree.core.metrics import outputs
 from datafree.core.precision import autocast, bf16_pays
 from datafree.core.provenance import provenance
+from datafree.core.range_search import search_range, search_range_by_loops
 from datafree.data.images import generated, random_crop_and_mirror
 from datafree.networks.weights import load_network
 from datafree.networks.zoo import build_network
 from datafree.papers.frandi import compression, factorization, regression, selection
 from datafree.papers.knowledge_within.calibration import KnowledgeWithin, calibrate
 from datafree.papers.knowledge_within.synthesis import Algorithm1, SynthesisConfig
-from datafree.papers.layerwise import quantization
 from datafree.papers.layerwise.equalization import afcle_step, equalize
 from datafree.papers.udfc import reconstruction as reconstruction_module
 from datafree.papers.udfc.reconstruction import ALPHA1, ALPHA2, Folded, closed_form
@@ -171,15 +171,15 @@ def calibration(repeats: int) -> list[dict]:
             student(x)
 
     @torch.no_grad()
-    def baked():
-        with quantized.baked(student):
-            for _ in range(4):
-                student(x)
+    def converted():
+        done = quantized.convert(student)
+        for _ in range(4):
+            done(x)
 
     return [
         {"name": "ranges for four widths from one pass / one pass a width"} | in_turns(ours, naive, repeats),
         {"name": "evaluation with weights rounded once / in every pass (4 batches of 128)"}
-        | in_turns(baked, live, repeats),
+        | in_turns(converted, live, repeats),
     ]
 
 
@@ -258,8 +258,8 @@ def range_search(repeats: int) -> list[dict]:
 
     def row(bits: int) -> dict:
         found = in_turns(
-            lambda: quantization.search_range(x, bits, whole),
-            lambda: quantization.search_range_by_loops(x, bits, few),
+            lambda: search_range(x, bits, whole),
+            lambda: search_range_by_loops(x, bits, few),
             min(repeats, 3),
         )
         factor = (whole / few) ** 2  # the double loop takes the same time for each of its pairs

@@ -262,6 +262,7 @@ class TestRangesFromMoments:
             return (weight.flatten(2).sum(2) @ mean) + bias
 
         wanted = expected(whole.weight, whole.bias)
+        dfq.correct_biases(student, ready, wiring, moments)
         before = expected(plain.get_submodule(name).quantized_weight(), whole.bias)
         after = expected(layer.quantized_weight(), layer.inner.bias)
         torch.testing.assert_close(after, wanted, rtol=1e-4, atol=1e-4)

@@ -23,6 +23,7 @@ from datafree.core.hooks import input_hooks
 from datafree.core.metrics import outputs
 from datafree.core.precision import autocast, bf16_pays
 from datafree.core.provenance import provenance
+from datafree.core.range_search import search_range, search_range_by_loops
 from datafree.data.images import generated, random_crop_and_mirror
 from datafree.networks.weights import load_network
 from datafree.networks.zoo import build_network
@@ -30,7 +31,6 @@ from datafree.papers.frandi import compression, factorization, regression, selec
 from datafree.papers.knowledge_within.calibration import KnowledgeWithin, calibrate
 from datafree.papers.knowledge_within.distillation import Distillation, DistillConfig
 from datafree.papers.knowledge_within.synthesis import Algorithm1, SynthesisConfig
-from datafree.papers.layerwise import quantization
 from datafree.papers.layerwise.equalization import afcle_step, equalize
 from datafree.papers.udfc import reconstruction as reconstruction_module
 from datafree.papers.udfc.reconstruction import ALPHA1, ALPHA2, Folded, closed_form
@@ -146,7 +146,7 @@ def calibration(repeats: int) -> list[dict]:
     net, pool = build_network("resnet20").eval(), generated(torch.rand(256, 3, 32, 32), "x")
     widths = [(8, 8), (4, 8), (4, 4), (2, 4)]
     config = KnowledgeWithin(steps=1, batch=128)
-    student = quantized.quantized(net, 8, 8)
+    student = quantized.prepare(net, 8, 8)
 
     def ours():
         calibrate(student, pool, config)
@@ -155,7 +155,7 @@ def calibration(repeats: int) -> list[dict]:
 
     def naive():
         for w, a in widths:
-            calibrate(quantized.quantized(net, w, a), pool, config)
+            calibrate(quantized.prepare(net, w, a), pool, config)
 
     ours()
     x = pool.floats()[:128]
@@ -166,15 +166,15 @@ def calibration(repeats: int) -> list[dict]:
             student(x)
 
     @torch.no_grad()
-    def baked():
-        with quantized.baked(student):
-            for _ in range(4):
-                student(x)
+    def converted():
+        done = quantized.convert(student)
+        for _ in range(4):
+            done(x)
 
     return [
         {"name": "ranges for four widths from one pass / one pass a width"} | in_turns(ours, naive, repeats),
         {"name": "evaluation with weights rounded once / in every pass (4 batches of 128)"}
-        | in_turns(baked, live, repeats),
+        | in_turns(converted, live, repeats),
     ]
 
 
@@ -186,7 +186,7 @@ class Teaching:
         self.teacher = build_network(name).eval().requires_grad_(False).to(memory_format=torch.channels_last)
         self.plain = build_network(name).eval().to(memory_format=torch.channels_last)
         pool = generated(torch.rand(256, 3, 32, 32), "x")
-        student = quantized.quantized(self.plain, 2, 4, edge_bits=4)
+        student = quantized.prepare(self.plain, 2, 4, edge_bits=4)
         calibrate(student, pool, KnowledgeWithin(steps=1, batch=128))
         precision = "bf16" if bf16 else "float32"
         self.config = DistillConfig(steps=1, batch=batch, rate=1e-6, precision=precision)
@@ -254,8 +254,8 @@ def range_search(repeats: int) -> list[dict]:
 
     def row(bits: int) -> dict:
         found = in_turns(
-            lambda: quantization.search_range(x, bits, whole),
-            lambda: quantization.search_range_by_loops(x, bits, few),
+            lambda: search_range(x, bits, whole),
+            lambda: search_range_by_loops(x, bits, few),
             min(repeats, 3),
         )
         factor = (whole / few) ** 2  # the double loop takes the same time for each of its pairs

@@ -77,7 +77,7 @@ def test_student_learns_on_inverted_images_and_an_extra_loss_is_added(teacher):
 
 def test_a_quantised_student_learns_on_inverted_images(teacher):
     images, _ = deep_inversion.invert(teacher, inversion(), 16, (3, 8, 8))
-    student = quantized.quantized(teacher, 3, 8)
+    student = quantized.prepare(teacher, 3, 8)
     with torch.no_grad(), quantized.observing(student):
         student(images.floats())
     history = deep_inversion.distill_inverted(

@@ -66,8 +66,8 @@ def test_synthesis_and_calibration_at_224(place, net, monkeypatch):
     config = settings(place)
     pool = chapters.pool(net, config, "bns", count=2)
     assert pool.pixels.shape == (2, 3, 224, 224)
-    student = calibration.calibrate(quantized.quantized(net, 4, 4), pool, calibration.KnowledgeWithin(steps=1, batch=2))
-    assert all(layer.batches == 1 for _, layer in quantized.quantized_layers(student))
+    student = calibration.calibrate(quantized.prepare(net, 4, 4), pool, calibration.KnowledgeWithin(steps=1, batch=2))
+    assert all(layer.high > layer.low for _, layer in quantized.quantized_layers(student))
     assert 0 <= top1(student, chapters.images(config, "test", 6)) <= 100
 
 

@@ -6,7 +6,7 @@ from conftest import with_statistics, write_images
 from torch import nn
 
 from datafree.book import chapters, parameters
-from datafree.core import levels
+from datafree.core.graph import replaced
 from datafree.core.metrics import top1
 from datafree.errors import DataFreeError
 from datafree.networks.zoo import build_network
@@ -37,7 +37,7 @@ def test_mobilenet_is_quantised_and_measured_on_a_folder(tmp_path):
         write_images(tmp_path / split, count=2, size=40, classes=("dark", "grey", "light"))
     torch.manual_seed(0)
     net = build_network("mobilenet_v2", classes=3)
-    net = levels.replaced(net, [n for n, m in net.named_modules() if isinstance(m, nn.ReLU6)], lambda _: nn.ReLU())
+    net = replaced(net, [n for n, m in net.named_modules() if isinstance(m, nn.ReLU6)], lambda _: nn.ReLU())
     net = with_statistics(net, side=64)
     config = parameters.resolve(
         "06_lw_quantization", "imagenet", {"data": f"folder:{tmp_path}", "root": "", "imagenet": "folder:x"}

@@ -98,7 +98,7 @@ def test_resnet20_has_the_count_everybody_finds():
 
 
 def calibrated(model, **bits):
-    student = quantized.quantized(model, **bits)
+    student = quantized.prepare(model, **bits)
     with quantized.observing(student), torch.no_grad():
         student(torch.rand(4, 3, 8, 8))
     return student

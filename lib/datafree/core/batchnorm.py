@@ -10,6 +10,7 @@ import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -18,8 +19,16 @@ from ..data.images import ImageSet
 from ..errors import DataFreeError
 from .hooks import evaluating, frozen, input_hooks
 
-Moments = tuple[torch.Tensor, torch.Tensor]
-"""(mean, variance) per channel."""
+
+class Moments(NamedTuple):
+    """Mean and variance of each channel, [C] both."""
+
+    mean: torch.Tensor
+    var: torch.Tensor
+
+
+NamedMoments = dict[str, Moments]
+"""Name of a module -> moments of what it receives or puts out."""
 
 
 def bns_divergence(mu_hat, var_hat, mu, var, *, reverse: bool = False, eps: float = 1e-8) -> torch.Tensor:
@@ -78,7 +87,7 @@ def layers(model: nn.Module) -> list[tuple[str, nn.BatchNorm2d]]:
 
 def stored(model: nn.Module) -> list[Moments]:
     """The stored (mu, var) of every BatchNorm layer, as copies without gradient."""
-    return [(m.running_mean.detach().clone(), m.running_var.detach().clone()) for _, m in layers(model)]
+    return [Moments(m.running_mean.detach().clone(), m.running_var.detach().clone()) for _, m in layers(model)]
 
 
 def batchnorm_with_moments(
@@ -178,7 +187,7 @@ def capture(model: nn.Module) -> Iterator[Captured]:
 
         def forward(z):
             y, mu_hat, var_hat = BatchNormWithMoments.apply(z, scale, shift)
-            seen.by_layer[i] = (mu_hat, var_hat)
+            seen.by_layer[i] = Moments(mu_hat, var_hat)
             return y
 
         return forward
@@ -204,11 +213,11 @@ def measure(model: nn.Module, images: ImageSet, batch: int = 500) -> list[Moment
             parts = [torch.stack((mu, var + mu.square())) * len(x) for mu, var in seen.moments]
             sums = parts if sums is None else [a + b for a, b in zip(sums, parts)]
     first_second = [s / len(images) for s in sums]
-    return [(m, (q - m.square()).clamp_min(0)) for m, q in first_second]
+    return [Moments(m, (q - m.square()).clamp_min(0)) for m, q in first_second]
 
 
 @torch.no_grad()
-def image_moments(model: nn.Module, images: ImageSet, batch: int = 250) -> list[Moments]:
+def image_moments(model: nn.Module, images: ImageSet, batch: int = 250) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """First and second moment of every BatchNorm input, image by image: one pass serves groups of any size.
 
     Returns:
@@ -229,8 +238,9 @@ def image_moments(model: nn.Module, images: ImageSet, batch: int = 250) -> list[
 
 
 def group_divergences(
-    moments: list[Moments], reference: list[Moments], size: int, generator: torch.Generator | None = None, **options
-) -> torch.Tensor:
+    moments: list[tuple[torch.Tensor, torch.Tensor]], reference: list[Moments], size: int,
+    generator: torch.Generator | None = None, **options,
+) -> torch.Tensor:  # fmt: skip
     """J_KL of groups of `size` images each, drawn without replacement: [N // size]; what does not fill a group is left out.
 
     Args:

@@ -395,6 +395,14 @@ def put_module(model: nn.Module, name: str, module: nn.Module) -> None:
     setattr(model.get_submodule(parent), leaf, module)
 
 
+def replaced(model: nn.Module, names: Iterable[str], make: Callable[[nn.Module], nn.Module]) -> nn.Module:
+    """A copy of `model` in evaluation mode with `make(module)` in the place of each named module."""
+    copied = copy.deepcopy(model)
+    for name in names:
+        put_module(copied, name, make(copied.get_submodule(name)))
+    return copied.eval()
+
+
 @torch.no_grad()
 def inputs_of(model: nn.Module, names: Iterable[str], x: torch.Tensor) -> dict[str, torch.Tensor]:
     """What the named modules receive when the network gets x."""
@@ -409,9 +417,7 @@ def inputs_of(model: nn.Module, names: Iterable[str], x: torch.Tensor) -> dict[s
 
 
 @torch.no_grad()
-def input_moments(
-    model: nn.Module, names: Iterable[str], images: ImageSet, batch: int = 250
-) -> dict[str, batchnorm.Moments]:
+def input_moments(model: nn.Module, names: Iterable[str], images: ImageSet, batch: int = 250) -> batchnorm.NamedMoments:
     """Mean and variance of each channel (or column of a linear layer) that the named modules receive, over `images`."""
     sums: dict[str, list] = {}
 
@@ -425,4 +431,4 @@ def input_moments(
         for x, _ in images.batches(batch):
             model(x)
     means = {name: (first / n, second / n) for name, (first, second, n) in sums.items()}
-    return {name: (m.float(), (q - m.square()).clamp_min(0).float()) for name, (m, q) in means.items()}
+    return {name: batchnorm.Moments(m.float(), (q - m.square()).clamp_min(0).float()) for name, (m, q) in means.items()}

@@ -45,7 +45,7 @@ class TestCompress:
 
     def test_the_result_can_be_quantised(self, net, images):
         thin = datafree.compress(net, quick_frandi(recovery=None), images, (3, 8, 8)).model
-        assert len(quantized.quantized_layers(quantized.quantized(thin, 8, 8))) > 5
+        assert len(quantized.quantized_layers(quantized.prepare(thin, 8, 8))) > 5
 
     @pytest.mark.parametrize(
         "settings", [{"reduction": 1.0}, {"tolerance": 0.0}, {"candidates": 0}, {"budget": "time"}, {"reduction": float("nan")}]

@@ -244,7 +244,7 @@ class TestRangesFromMoments:
 
     def test_ranges_are_those_of_six_deviations(self, net):
         ready, wiring, moments = self.fused(net)
-        student = quantized.quantized(ready, 8, 8)
+        student = quantized.prepare(ready, 8, 8)
         dfq.set_ranges(student, wiring, moments)
         for part in wiring.layers:
             low, high = dfq.six_sigma_range(wiring.feeding(part.name), moments, part.inputs)
@@ -253,8 +253,8 @@ class TestRangesFromMoments:
 
     def test_corrected_biases_give_the_expected_mean_back(self, net):
         ready, wiring, moments = self.fused(net)
-        student = quantized.quantized(ready, 3, 16)
-        plain = quantized.quantized(ready, 3, 16)
+        student = quantized.prepare(ready, 3, 16)
+        plain = quantized.prepare(ready, 3, 16)
         dfq.set_ranges(student, wiring, moments)
         name = wiring.layers[1].name
         layer, whole = student.get_submodule(name), ready.get_submodule(name)
@@ -264,6 +264,7 @@ class TestRangesFromMoments:
             return (weight.flatten(2).sum(2) @ mean) + bias
 
         wanted = expected(whole.weight, whole.bias)
+        dfq.correct_biases(student, ready, wiring, moments)
         before = expected(plain.get_submodule(name).quantized_weight(), whole.bias)
         after = expected(layer.quantized_weight(), layer.inner.bias)
         torch.testing.assert_close(after, wanted, rtol=1e-4, atol=1e-4)

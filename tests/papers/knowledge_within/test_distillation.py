@@ -27,7 +27,7 @@ def images():
 
 
 def student_of(net, images, bits=(4, 4)):
-    student = quantized.quantized(net, *bits)
+    student = quantized.prepare(net, *bits)
     return calibration.calibrate(student, images, calibration.KnowledgeWithin(steps=1, batch=32))
 
 

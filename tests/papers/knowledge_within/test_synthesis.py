@@ -226,11 +226,11 @@ def test_corrupt_image_set_is_named(net, tmp_path):
 
 def test_calibration_finds_the_ranges_of_its_pool(net):
     pool = generated(torch.rand(40, 3, 16, 16), "pool")
-    student = quantized.quantized(net, 8, 8)
+    student = quantized.prepare(net, 8, 8)
     calibration.calibrate(student, pool, calibration.KnowledgeWithin(steps=3, batch=32, chunk=32, augment=False))
     first = quantized.quantized_layers(student)[0][1]
     low, high = (pool.pixels - net[0].mean).div(net[0].std).aminmax()
-    assert first.batches == 3
+    assert len(list(calibration.draws(pool, calibration.KnowledgeWithin(steps=3, batch=32)))) == 3
     assert low * 1.05 <= first.low <= low * 0.8 and high * 0.8 <= first.high <= high * 1.05
 
 
@@ -318,7 +318,7 @@ def test_ranges_measured_in_bf16_are_those_of_float_to_a_percent():
     net, pool = load_network("resnet20"), load_images("cifar10-stub", "train").per_class(5)
     ranges = []
     for precision in ("float32", "bf16"):
-        student = quantized.quantized(net, 4, 4)
+        student = quantized.prepare(net, 4, 4)
         calibration.calibrate(student, pool, calibration.KnowledgeWithin(steps=1, batch=32, precision=precision))
         ranges.append(torch.stack([layer.high - layer.low for _, layer in quantized.quantized_layers(student)]))
     assert torch.allclose(*ranges, rtol=0.02) and not torch.equal(*ranges)

@@ -18,7 +18,11 @@ from ...data.images import ImageSet
 from . import regression
 from .synthesis import Synthesis, synthesize
 
-RULES = {"extremes": observers.extremes, "percentile": observers.percentile_range, "mse": observers.mse_range}
+OBSERVERS = {
+    "extremes": observers.MinMaxObserver,
+    "percentile": observers.PercentileObserver,
+    "mse": observers.MSEObserver,
+}
 """How the range of a layer's inputs is found on the images."""
 
 
@@ -39,17 +43,17 @@ class FRanDIQuantization(Strict):
 
 def unmeasured(model: nn.Module, config: FRanDIQuantization) -> nn.Module:
     """A quantised copy whose input ranges are still to be measured."""
-    return quantized.quantized(
+    return quantized.prepare(
         model, config.weight_bits, config.act_bits, edge_bits=config.edge_bits, per_channel=config.per_channel
     )
 
 
-def rounded(model: nn.Module, config: FRanDIQuantization, pool: ImageSet) -> nn.Module:
-    """A quantised copy, its ranges and its BatchNorm measured on `pool`: the student before recovery."""
+def rounded(model: nn.Module, config: FRanDIQuantization, images: ImageSet) -> nn.Module:
+    """A quantised copy, its ranges and its BatchNorm measured on `images`: the student before recovery."""
     student = unmeasured(model, config)
-    quantized.set_ranges(student, pool.floats(), RULES[config.ranges])
+    quantized.calibrate(student, [images.floats()], OBSERVERS[config.ranges])
     if config.calibrated and any(isinstance(m, nn.BatchNorm2d) for m in student.modules()):
-        batchnorm.recalibrate(student, pool)
+        batchnorm.recalibrate(student, images)
     return student
 
 

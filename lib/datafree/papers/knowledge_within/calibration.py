@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import partial
+
 import torch
 from pydantic import Field
 from torch import nn
 
 from ...config import Strict
-from ...core import quantized
+from ...core import observers, quantized
 from ...core.precision import Precision, autocast, uses_bf16
 from ...core.register import Result, method
 from ...data.images import ImageSet, random_crop_and_mirror
@@ -35,30 +38,30 @@ class KnowledgeWithin(Strict):
     seed: int = Field(0, ge=0)
 
 
-@torch.no_grad()
 def calibrate(student: nn.Module, pool: ImageSet, config: KnowledgeWithin) -> nn.Module:
     """Measure every input range of `student` on augmented draws from `pool` (The Knowledge Within, section 4.2).
 
-    Nothing is rounded in these passes, so the ranges serve every bit width: see `quantize.set_bits`.
+    Nothing is rounded in these passes, so the ranges serve every bit width: see `quantized.set_bits`.
     """
+    observer = partial(observers.ChunkAverageObserver, chunk=config.chunk)
+    with autocast(uses_bf16(config.precision)):
+        return quantized.calibrate(student, draws(pool, config), observer)
+
+
+def draws(pool: ImageSet, config: KnowledgeWithin) -> Iterator[torch.Tensor]:
+    """The batches of section 4.2: images drawn with replacement, each batch augmented anew."""
     generator = torch.Generator().manual_seed(config.seed)
-    bf16 = uses_bf16(config.precision)
-    with quantized.observing(student, config.chunk), autocast(bf16):
-        for _ in range(config.steps):
-            index = torch.randint(0, len(pool), (config.batch,), generator=generator)
-            x = pool[index].floats()
-            x = (
-                random_crop_and_mirror(x, generator).contiguous(memory_format=torch.channels_last)
-                if config.augment
-                else x
-            )
-            student(x)
-    return student
+    for _ in range(config.steps):
+        index = torch.randint(0, len(pool), (config.batch,), generator=generator)
+        x = pool[index].floats()
+        if config.augment:
+            x = random_crop_and_mirror(x, generator).contiguous(memory_format=torch.channels_last)
+        yield x
 
 
 def uncalibrated(model: nn.Module, config: KnowledgeWithin) -> nn.Module:
     """A quantised copy whose input ranges are still to be measured."""
-    return quantized.quantized(
+    return quantized.prepare(
         model, config.weight_bits, config.act_bits, edge_bits=config.edge_bits, per_channel=config.per_channel
     )
 

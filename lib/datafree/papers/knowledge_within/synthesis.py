@@ -183,7 +183,7 @@ def cutout_mask(n: int, h: int, w: int, generator: torch.Generator) -> torch.Ten
 
 def input_moments(images: torch.Tensor) -> batchnorm.Moments:
     """Mean and variance [C] over a batch [N, C, H, W]: the input's side of the extra pair of section 3.3."""
-    return images.mean((0, 2, 3)), images.var((0, 2, 3), unbiased=False)
+    return batchnorm.Moments(images.mean((0, 2, 3)), images.var((0, 2, 3), unbiased=False))
 
 
 class Algorithm1:

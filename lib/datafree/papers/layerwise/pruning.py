@@ -21,6 +21,7 @@ from torch.func import functional_call
 from ...baselines import dfq
 from ...config import Strict
 from ...core import pruning
+from ...core.batchnorm import NamedMoments
 from ...core.distillation import train_student
 from ...core.graph import Feed, Graph, fold_all, put_module, trace
 from ...core.optimization import FitConfig, rate_factor
@@ -227,9 +228,7 @@ def start_for(weights: dict[str, torch.Tensor], sparsity: float) -> float:
 class _Drawn:
     """A fresh batch of imitated inputs each time; the sequence depends on the seed and the layer's name alone."""
 
-    def __init__(
-        self, teacher: nn.Module, student: nn.Module, graph: Graph, name: str, moments: generated_inputs.Moments, config
-    ):
+    def __init__(self, teacher: nn.Module, student: nn.Module, graph: Graph, name: str, moments: NamedMoments, config):
         self.teacher, self.student = teacher.get_submodule(name), student.get_submodule(name)
         self.graph, self.name, self.moments, self.config = graph, name, moments, config
         self.feed = _feed(graph, name, config)
@@ -246,9 +245,7 @@ class _Drawn:
 class _Expected:
     """The same in the mean over all inputs; buffers weigh the values that go in and those that come out."""
 
-    def __init__(
-        self, teacher: nn.Module, student: nn.Module, graph: Graph, name: str, moments: generated_inputs.Moments, config
-    ):
+    def __init__(self, teacher: nn.Module, student: nn.Module, graph: Graph, name: str, moments: NamedMoments, config):
         self.student, self.weight = _inner(student, name), _inner(teacher, name).weight.detach()
         groups, rows, columns = equalization.blocks(teacher.get_submodule(name)).shape[:3]
         # taps: places of a kernel; entry and leave: what the layer's buffers multiply inputs and outputs with
@@ -281,7 +278,7 @@ Losses = dict[str, Callable[[], torch.Tensor]]
 
 
 def layer_losses(
-    teacher: nn.Module, student: nn.Module, graph: Graph, moments: generated_inputs.Moments, config: LayerWisePruning,
+    teacher: nn.Module, student: nn.Module, graph: Graph, moments: NamedMoments, config: LayerWisePruning,
     names: Iterable[str] | None = None,
 ) -> Losses:  # fmt: skip
     """The loss of each layer, on imitated inputs of its own: none of them looks at another layer.
@@ -347,7 +344,7 @@ def train(
     return history
 
 
-def prepare(model: nn.Module, graph: Graph, config: LayerWisePruning) -> tuple[nn.Module, generated_inputs.Moments]:
+def equalized(model: nn.Module, graph: Graph, config: LayerWisePruning) -> tuple[nn.Module, NamedMoments]:
     """Fusion, and equalisation if asked for: the teacher, and the moments that belong to it."""
     moments = generated_inputs.stored_moments(model, graph)
     if not config.equalize:
@@ -370,7 +367,7 @@ def compress(model: nn.Module, config: LayerWisePruning) -> Result:
         the pruned network with buffers folded in, and a report with the sparsity of each layer.
     """
     graph, clock = trace(model), time.perf_counter()
-    teacher, moments = prepare(model, graph, config)
+    teacher, moments = equalized(model, graph, config)
     start = start_for(weights_of(teacher, graph), config.sparsity) if config.start is None else config.start
     student = with_thresholds(teacher, graph, start, config.grown)
     history = train(student, layer_losses(teacher, student, graph, moments, config), config)

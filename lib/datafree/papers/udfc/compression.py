@@ -16,6 +16,7 @@ from torch import fx, nn
 from ...baselines import neuron_merging
 from ...config import Strict
 from ...core import pruning, quantizer
+from ...core.flops import weight_bytes
 from ...core.graph import Graph, Pair, trace
 from ...core.register import Result, method
 from ...data.images import ImageSet
@@ -300,7 +301,7 @@ def compress(model: nn.Module, config: UDFC, images: Images = None) -> Result:
         "images": "none" if work.seen is None else work.seen.images.name,
         "kept": {name: len(keep) for name, keep in work.keep.items()},
         "left_out": work.graph.problems(),
-        "bytes": storage(work.net, work.graph, config.weight_bits),
+        "bytes": weight_bytes(work.net, dict.fromkeys((n.name for n in work.graph.layers), config.weight_bits or 32)),
     }
     return Result(work.net, report)
 
@@ -331,9 +332,3 @@ def map_errors(model: nn.Module, config: UDFC, images: ImageSet) -> dict[str, fl
         centred = z - z.transpose(0, 1).flatten(1).mean(1).view(1, -1, *[1] * (z.ndim - 2))
         errors[pair.first] = ((z_hat - z).square().sum() / centred.square().sum()).item()
     return errors
-
-
-def storage(net: nn.Module, graph: Graph, weight_bits: int | None) -> float:
-    """Bytes to store the parameters: weights of convolutions and linear layers at `weight_bits`, all else at 32 bits."""
-    weights = sum(net.get_submodule(layer.name).weight.numel() for layer in graph.layers)
-    return (weights * (weight_bits or 32) + (sum(p.numel() for p in net.parameters()) - weights) * 32) / 8

@@ -105,7 +105,7 @@ class _Game:
         x = self.images()
         target = self.teacher(x)
         gain = output_divergence(self.student(x), target)
-        loss = -gain
+        loss = -gain  # the generator maximises what the student minimises
         if self.config.alpha:
             loss = loss + self.config.alpha * plausibility(target, self.seen.moments, self.reference)
         if not torch.isfinite(loss):

@@ -47,6 +47,7 @@ def distilled_images(
     """
     config = config or ZeroQConfig()
     mean, std = normalization(model)
+    # the normalised input is one more layer, with mean zero and deviation one
     reference = [*batchnorm.stored(model), batchnorm.Moments(torch.zeros_like(mean), torch.ones_like(std))]
 
     def loss(x, _logits, moments):

@@ -256,6 +256,7 @@ def group_divergences(
     order = torch.arange(count) if generator is None else torch.randperm(count, generator=generator)
     index = order[: count // size * size].view(-1, size)
     layer_values = []
+    # [groups, C]: moments of a group are means of its images' moments
     for (first, second), stored_pair in zip(moments, reference):
         mu_hat, square = first[index].mean(1), second[index].mean(1)
         var_hat = (square - mu_hat.square()).clamp_min(0)
@@ -304,7 +305,7 @@ def fold(conv: nn.Conv2d | nn.Linear, norm: nn.BatchNorm2d | nn.BatchNorm1d) -> 
     Equal to the pair in evaluation mode; both arguments are left as they are. Book: {ref}`lw-fusion`.
     """
     scale, shift = (t.flatten() for t in affine(norm))
-    folded = copy.deepcopy(conv)
+    folded = copy.deepcopy(conv)  # scale = gamma / sqrt(sigma^2 + eps), shift = beta - scale mu
     bias = 0 if conv.bias is None else conv.bias.detach()
     with torch.no_grad():
         folded.weight.mul_(scale.view(-1, *[1] * (conv.weight.ndim - 1)))
@@ -323,7 +324,7 @@ def recalibrate(model: nn.Module, images: ImageSet, batch: int = 256) -> nn.Modu
     momenta = [layer.momentum for layer in found]
     try:
         with evaluating(model):
-            for layer in found:
+            for layer in found:  # only BatchNorm trains: it normalises by the batch and averages what it saw
                 layer.reset_running_stats()
                 layer.momentum = None  # cumulative average
                 layer.train()

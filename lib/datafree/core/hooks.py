@@ -1,11 +1,13 @@
-"""Hooks and modes: everything that watches a forward pass registers here, and is taken away again.
+"""Hooks and modes: what watches a forward pass registers here, and is taken away again at the end of its block.
 
-with feature_hooks(model, names) as seen       outputs of modules, in the order of `names`
-with input_hooks(model, names, note)           note(name, x) before each of them runs
-with output_hooks(model, names, note)          note(name, x, y) after each of them has run
-uses_of(model, names, shape)                   shapes at each use, in the order they run
-with masked_gradients(pairs)                   gradients of tensors, times a mask
-with evaluating(model), with frozen(model)     evaluation mode, without gradients to its parameters
+    with feature_hooks(model, names) as seen       outputs of modules, in the order of `names`
+    with input_hooks(model, names, note)           note(name, x) before each of them runs
+    with output_hooks(model, names, note)          note(name, x, y) after each of them has run
+    with masked_gradients(pairs)                   gradients of tensors, times a mask
+    with evaluating(model), with frozen(model)     evaluation mode; and no gradients to the parameters
+    uses_of(model, names, shape)                   shapes at each use, in the order the modules run
+
+No other file of the library registers a hook.
 """
 
 from __future__ import annotations

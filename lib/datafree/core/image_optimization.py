@@ -1,7 +1,9 @@
 """The one loop that optimises images: by gradients through a whole network.
 
-optimize_images(model, images, loss, config)     any start, any view of it by the network
-images_from_noise(model, loss, count, ...)       from normal noise, in deviations of the network's input
+    optimize_images(model, images, loss, config)     from any start, through any view of it
+    images_from_noise(model, loss, count, ...)       from normal noise, in deviations of the network's input
+
+The network is never changed; what differs from method to method is the loss.
 """
 
 from __future__ import annotations

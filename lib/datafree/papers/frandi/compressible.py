@@ -52,7 +52,7 @@ class CompressibleLayers:
         self.model, self.shape = model, tuple(shape)
         self.layers = {
             name: self._layer(name, model.get_submodule(name), uses[0].received, uses[0].made)
-            for name, uses in list(self._uses().items())[1:]
+            for name, uses in list(self._uses().items())[1:]  # not the first one
             if len(uses) == 1 and self.treats(model.get_submodule(name))
         }
         if not self.layers:
@@ -99,6 +99,7 @@ class CompressibleLayers:
     def macs(self, ranks: Ranks) -> int:
         """Multiply-accumulates of one image with these numbers, without building the network."""
         chosen = [(self.layer(name), rank) for name, rank in ranks.items()]
+        # linear in the ranks: what is chosen takes the place of its dense cost
         return self.dense_macs + sum(rank * layer.macs_per_rank - layer.macs for layer, rank in chosen)
 
     def parameters(self, ranks: Ranks) -> int:

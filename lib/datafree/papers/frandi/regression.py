@@ -72,8 +72,8 @@ class _UnitDistance(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, s, t):
-        length, other, t = _length(s), _length(t) or 1.0, t.to(s.dtype)
-        difference = (-t).add_(s, alpha=other / length if length else 0.0)
+        length, other, t = _length(s), _length(t) or 1.0, t.to(s.dtype)  # |s|, |t|
+        difference = (-t).add_(s, alpha=other / length if length else 0.0)  # |t| (u - v)
         distance = _length(difference) / other
         ctx.save_for_backward(difference, t)
         ctx.scale, ctx.distance = (1 / (length * other) if length else 0.0), max(distance, SAME)

@@ -118,7 +118,7 @@ def erk_quotient(shape: Iterable[int]) -> float:
     The paper calls it the pruned share; in the work that it cites it is the kept one. Book: {ref}`lw-erk`.
     """
     sides = tuple(shape)
-    return sum(sides) / math.prod(sides)
+    return sum(sides) / math.prod(sides)  # (c_o + c_i + k_h + k_w) / (c_o c_i k_h k_w)
 
 
 def erk_densities(weights: dict[str, torch.Tensor], sparsity: float, literal: bool = False) -> dict[str, float]:
@@ -213,6 +213,7 @@ def start_for(weights: dict[str, torch.Tensor], sparsity: float) -> float:
     With it the curve of figure 5 is traced; the paper does not say how it was. The final sparsity is near, not equal.
     """
     magnitudes = torch.cat([w.abs().flatten() for w in weights.values()])
+    # sigmoid(s_0) is the quantile of all magnitudes
     threshold = magnitudes.kthvalue(max(1, math.ceil(sparsity * magnitudes.numel()))).values.double().item()
     if not 0 < threshold < 1:
         raise DataFreeError(

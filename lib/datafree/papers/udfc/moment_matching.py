@@ -70,6 +70,7 @@ def match(moments: JointMoments, prior: torch.Tensor, ridge: float) -> tuple[tor
     """
     kept = len(moments.mean_hat)
     scale = moments.cov_hat.diagonal().mean().clamp_min(torch.finfo(torch.float64).tiny)
+    # (C_hat + lambda c I) (S - P) = C_x - C_hat P
     system = moments.cov_hat + ridge * scale * torch.eye(kept, dtype=torch.float64)
     change = torch.linalg.solve(system, moments.cross - moments.cov_hat @ prior)
     coefficients = prior + change
@@ -86,6 +87,7 @@ def variance_share(weight: torch.Tensor, weight_hat: torch.Tensor, moments: Join
     Returns:
         [P], at least FACTOR_MIN. Book: {ref}`ud-share`.
     """
+    # white neighbours: the taps of a kernel do not correlate, so their variances add up
     before = torch.einsum("pot,oq,pqt->p", weight, moments.cov, weight)
     after = torch.einsum("pkt,kl,plt->p", weight_hat, moments.cov_hat, weight_hat)
     return (after / before.clamp_min(torch.finfo(torch.float64).tiny)).clamp_min(FACTOR_MIN)
@@ -201,9 +203,11 @@ class GaussianChain:
         now, cov = self._weights(), None
         same = all(map(torch.equal, now, self.whole))
         for layer, norm, patch, a, b in zip(self.layers, self.norms, self.patches, now, self.whole):
-            weight = b if same else torch.cat([a, b])
+            weight = b if same else torch.cat([a, b])  # of X_hat and X stacked
+            # covariance of what goes into BatchNorm: through the patches' correlation, and the channels' before
             linear = (weight @ patch).flatten(1) @ weight.flatten(1).T
             beta, gamma = _norm_pair(norm)
+            # X gets BatchNorm's own deviation |gamma|, X_hat what is left of it
             std, rho = _normalised(linear if cov is None else linear * cov, gamma)
             mean = beta.repeat(len(std) // len(beta))
             cov = rho * torch.outer(std, std)

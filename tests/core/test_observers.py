@@ -1,5 +1,7 @@
 """Observers: each against its definition, over one batch and over several."""
 
+from functools import partial
+
 import pytest
 import torch
 from conftest import seeded
@@ -72,26 +74,26 @@ def test_mse_range_is_the_best_of_its_shrinks():
 
 BATCHES = [values(2000, seed).view(40, 50) * (1 + seed) for seed in range(3)]
 RULES = {
-    "extremes": (observers.MinMaxObserver(), observers.extremes),
-    "moving": (observers.MovingAverageMinMaxObserver(), observers.extremes),
-    "chunks": (observers.ChunkAverageObserver(chunk=8), lambda x: observers.chunk_extremes(x, 8)),
-    "percentile": (observers.PercentileObserver(), observers.percentile_range),
-    "mse": (observers.MSEObserver(3), lambda x: observers.mse_range(x, 3)),
-    "search": (observers.ExactSearchObserver(3, 10), lambda x: range_search.search_range(x, 3, 10)),
+    "extremes": (observers.MinMaxObserver, observers.extremes),
+    "moving": (observers.MovingAverageMinMaxObserver, observers.extremes),
+    "chunks": (partial(observers.ChunkAverageObserver, chunk=8), lambda x: observers.chunk_extremes(x, 8)),
+    "percentile": (observers.PercentileObserver, observers.percentile_range),
+    "mse": (observers.MSEObserver, lambda x: observers.mse_range(x, 3)),
+    "search": (partial(observers.ExactSearchObserver, n=10), lambda x: range_search.search_range(x, 3, 10)),
 }
+"""What makes an observer from a width, and the ends that it should find in a batch at three bits."""
 
 
 @pytest.mark.parametrize("name", RULES)
 def test_one_batch_gives_its_own_ends(name):
-    observer, rule = RULES[name]
-    kept = type(observer)(**{k: v for k, v in vars(observer).items() if k not in ("batches", "low", "high")})
-    torch.testing.assert_close(observed(kept, BATCHES[0]), rule(BATCHES[0]))
+    make, rule = RULES[name]
+    torch.testing.assert_close(observed(make(3), BATCHES[0]), rule(BATCHES[0]))
 
 
 @pytest.mark.parametrize("name", ["chunks", "percentile", "mse", "search"])
 def test_several_batches_give_the_mean_of_their_ends(name):
-    observer, rule = RULES[name]
-    found = observed(observer, *BATCHES)
+    make, rule = RULES[name]
+    found = observed(make(3), *BATCHES)
     expected = torch.stack([torch.stack(rule(x)) for x in BATCHES]).mean(0)
     torch.testing.assert_close(torch.stack(found), expected)
 

@@ -74,31 +74,28 @@ class Observer:
 
     def __init__(self, bits: int = 8):
         self.bits, self.batches = bits, 0
-        self.low = self.high = None
+        self.limits: Limits | None = None
 
     def ends(self, x: torch.Tensor) -> Limits:
         """Ends of one batch: two scalars."""
         raise NotImplementedError
 
-    def joined(self, old: torch.Tensor, new: torch.Tensor, pick) -> torch.Tensor:
-        """An end so far with that of one more batch; pick: torch.minimum for the lower end, torch.maximum for the upper."""
-        return old + (new - old) / self.batches
+    def joined(self, old: Limits, new: Limits) -> Limits:
+        """The range so far, and the ends of one more batch, in one: here the mean of all batches."""
+        return tuple(a + (b - a) / self.batches for a, b in zip(old, new))
 
     @torch.no_grad()
     def observe(self, x: torch.Tensor) -> None:
         """Take one batch into account."""
-        low, high = (end.float() for end in self.ends(x.detach()))
+        ends = tuple(end.float() for end in self.ends(x.detach()))
         self.batches += 1
-        if self.batches > 1:
-            low = self.joined(self.low, low, torch.minimum)
-            high = self.joined(self.high, high, torch.maximum)
-        self.low, self.high = low, high
+        self.limits = ends if self.limits is None else self.joined(self.limits, ends)
 
     def range(self) -> Limits:
         """Ends (l, h) after all that was observed: scalars."""
-        if not self.batches:
+        if self.limits is None:
             raise DataFreeError("ranges were to be measured on no image at all; give at least one.")
-        return self.low, self.high
+        return self.limits
 
 
 class MinMaxObserver(Observer):
@@ -107,8 +104,8 @@ class MinMaxObserver(Observer):
     def ends(self, x):
         return extremes(x)
 
-    def joined(self, old, new, pick):
-        return pick(old, new)
+    def joined(self, old, new):
+        return torch.minimum(old[0], new[0]), torch.maximum(old[1], new[1])
 
 
 class MovingAverageMinMaxObserver(Observer):
@@ -121,8 +118,8 @@ class MovingAverageMinMaxObserver(Observer):
     def ends(self, x):
         return extremes(x)
 
-    def joined(self, old, new, pick):
-        return torch.lerp(old, new, self.averaging_constant)
+    def joined(self, old, new):
+        return tuple(torch.lerp(a, b, self.averaging_constant) for a, b in zip(old, new))
 
 
 class ChunkAverageObserver(Observer):

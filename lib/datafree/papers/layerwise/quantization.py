@@ -93,10 +93,10 @@ def set_ranges(student: nn.Module, graph: Graph, moments: NamedMoments, config: 
 
 
 def rounded(model: nn.Module, graph: Graph, config: LayerWise) -> nn.Module:
-    """A copy whose weights are rounded for good; ranges of inputs are still to be set.
+    """A copy with weights rounded, one range a tensor from end to end (Layer-Wise Data-Free CNN Compression, section III-C).
 
-    A layer with buffers lies with them inside the `QuantizedLayer` (its input is rounded as it comes), or, with
-    inputs='behind_buffers', only the layer itself does (its input is scaled first).
+    Ranges of inputs are still to be set. A layer with buffers lies with them inside the `QuantizedLayer` (its input is
+    rounded as it comes), or, with inputs='behind_buffers', only the layer itself does (its input is scaled first).
     """
     names = []
     for layer in graph.layers:

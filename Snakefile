@@ -13,7 +13,8 @@ DATAFREE = shlex.quote(sys.executable) + " -m datafree.cli"
 NOTEBOOKS = sorted(path.stem for path in Path("notebooks").glob("*.ipynb"))
 EXECUTED = "_build/executed/{profile}/{name}-seed{seed}.ipynb"
 RECORD = "_build/records/{profile}/{name}/seed{seed}.json"
-IMAGES = "_build/images/{profile}/{scheme}-seed{seed}.txt"  # names the file with the images, which carries a hash of its settings
+# The images themselves lie under a hash of what made them; this file says which they are.
+IMAGES = "_build/images/{profile}/{scheme}-seed{seed}.txt"
 STUBS = ["data_stubs/SHA256SUMS"]
 PROFILE_FILE = "notebooks/profiles/{profile}.yaml"
 

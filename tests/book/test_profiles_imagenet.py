@@ -64,7 +64,7 @@ def test_fewer_images_than_classes_are_refused(place):
 def test_synthesis_and_calibration_at_224(place, net, monkeypatch):
     monkeypatch.setattr(files, "BUILD", place / "build")
     config = settings(place)
-    pool = chapters.pool(net, config, "bns", count=2)
+    pool = chapters.calibration_images(net, config, "bns", count=2)
     assert pool.pixels.shape == (2, 3, 224, 224)
     student = calibration.calibrate(quantized.quantized(net, 4, 4), pool, calibration.KnowledgeWithin(steps=1, batch=2))
     assert all(layer.batches == 1 for _, layer in quantized.quantized_layers(student))

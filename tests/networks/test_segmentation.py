@@ -106,7 +106,7 @@ def test_outputs_that_do_not_fit_are_refused(oracle):
 def test_the_two_kinds_of_labels_are_kept_apart(net, some):
     with pytest.raises(DataFreeError, match="one label an image; mean IoU needs one for every pixel"):
         mean_iou(net, load_images("digits-stub", "test")[:2])
-    with pytest.raises(DataFreeError, match="labels pixels; use segmentation.mean_iou"):
+    with pytest.raises(DataFreeError, match="labels pixels; use metrics.mean_iou"):
         top1(net, some)
 
 

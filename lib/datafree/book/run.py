@@ -205,7 +205,7 @@ def _check_record(note: Path, name: str, out: Path) -> None:
         ) from None
     if written.get("notebook") != name:
         raise DataFreeError(
-            f"notebook '{name}' wrote a record for '{written.get('notebook')}', so nothing was kept; mend its records.begin()."
+            f"notebook '{name}' wrote a record for '{written.get('notebook')}', so nothing was kept; mend its chapters.begin()."
         )
 
 

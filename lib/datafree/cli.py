@@ -188,13 +188,14 @@ def synthesize(
     seed: int = 0,
     parameter: Settings = None,
 ):
-    """Make the images that chapter 02_kw_calibration reads; a set that was interrupted is completed."""
+    """Make the images that 02_kw_calibration and other chapters read; a set that was interrupted is completed."""
     from .book import chapters, parameters
     from .config import pairs
 
     config = parameters.resolve("02_kw_calibration", profile, pairs(parameter or []), seed)
-    made = chapters.pool(chapters.network(config), config, scheme)
-    typer.echo(f"{len(made)} images of scheme {made.name} -> {chapters.pool_path(config, scheme).name}")
+    net = chapters.network(config)
+    made = chapters.calibration_images(net, config, scheme)
+    typer.echo(f"{len(made)} images of scheme {made.name} -> {chapters.images_path(net, config, scheme)}")
 
 
 @app.command()

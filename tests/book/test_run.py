@@ -15,7 +15,7 @@ import nbformat
 import pytest
 
 from datafree import files
-from datafree.book import parameters, run
+from datafree.book import locks, parameters, run
 from datafree.errors import DataFreeError
 
 NAME = "00_start"
@@ -109,9 +109,9 @@ def test_a_place_that_cannot_be_written_is_refused_before_a_kernel_starts(notebo
 def test_a_second_writer_is_refused_and_told_who_is_first(notebooks, no_kernel, tmp_path):
     write_notebook(notebooks)
     out = places(tmp_path)["out"]
-    with run.sole_writer(out), pytest.raises(DataFreeError, match=f"process {os.getpid()} .*kill {os.getpid()}"):
+    with locks.sole_writer(out), pytest.raises(DataFreeError, match=f"process {os.getpid()} .*kill {os.getpid()}"):
         run.run_notebook(NAME, "smoke", 0, **places(tmp_path))
-    assert run.holder(run.lock_path(out)) is None
+    assert locks.holder(locks.lock_path(out)) is None
 
 
 def test_a_good_run_leaves_notebook_and_record_and_nothing_else(notebooks, tmp_path):

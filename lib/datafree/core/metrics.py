@@ -27,7 +27,7 @@ def accuracies(
 ) -> list[float]:
     """For each k the share of images, in percent, whose label is among the k largest outputs; one pass for all."""
     if images.labels.ndim > 1:
-        raise DataFreeError(f"'{images.name}' labels pixels; use segmentation.mean_iou, accuracy is for whole images.")
+        raise DataFreeError(f"'{images.name}' labels pixels; use metrics.mean_iou, accuracy is for whole images.")
     if (images.labels < 0).any():
         raise DataFreeError(f"'{images.name}' has images without labels; accuracy needs labels, agreement does not.")
     logits = outputs(model, images, batch, bf16)
@@ -69,17 +69,21 @@ def agreement(model: nn.Module, reference: nn.Module, images: ImageSet, batch: i
 
 
 def confusion(predicted: torch.Tensor, labels: torch.Tensor, classes: int) -> torch.Tensor:
-    """Pixels [classes, classes] by label (row) and prediction (column); labels below zero are left out."""
+    """Pixels [classes, classes] by label (row) and prediction (column); labels below zero are left out.
+
+    Counted by torch where the pixels are: scikit-learn's confusion_matrix, to which a test holds it, takes five times as
+    long for a million pixels and needs them on the CPU.
+    """
     labels, predicted = labels.flatten().long(), predicted.flatten().long()
     seen = labels >= 0
-    pairs = labels[seen] * classes + predicted[seen]
+    pairs = labels[seen] * classes + predicted[seen]  # one number for each place of the table
     return torch.bincount(pairs, minlength=classes**2).view(classes, classes)
 
 
 def class_iou(table: torch.Tensor) -> torch.Tensor:
     """Intersection over union of each class in percent; NaN where neither labels nor predictions have it."""
     table = table.double()
-    both = table.diagonal()
+    both = table.diagonal()  # the intersection; the union is what either has, counted once
     return 100 * both / (table.sum(0) + table.sum(1) - both)
 
 

@@ -210,7 +210,7 @@ def build(found: list[dict[str, Any]] | None = None, notebook_folder: Path | Non
     """One row for each claim of claims.yaml, in its order.
 
     Args:
-        found: records as `records.read_all` gives them (the default).
+        found: records as `record.read_all` gives them (the default).
         notebook_folder: where to look for the targets of claims; default: notebooks/.
     """
     found = read_all() if found is None else found

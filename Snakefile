@@ -13,15 +13,16 @@ DATAFREE = shlex.quote(sys.executable) + " -m datafree.cli"
 NOTEBOOKS = sorted(path.stem for path in Path("notebooks").glob("*.ipynb"))
 EXECUTED = "_build/executed/{profile}/{name}-seed{seed}.ipynb"
 RECORD = "_build/records/{profile}/{name}/seed{seed}.json"
-IMAGES = "_build/images/{profile}/{scheme}-seed{seed}.safetensors"
+# The images themselves lie under a hash of what made them; this file says which they are.
+IMAGES = "_build/images/{profile}/{scheme}-seed{seed}.txt"
 STUBS = ["data_stubs/SHA256SUMS"]
 PROFILE_FILE = "notebooks/profiles/{profile}.yaml"
 
 # What only draws or assembles the book does not change a measurement.
-ASSEMBLY = [f"lib/datafree/{name}.py" for name in (
-    "book/build", "book/doctor", "book/equations", "book/pages", "book/paper_scale", "cli", "cli_build", "cli_ledger",
-    "evidence/ledger",
-)]
+ASSEMBLY = sorted(str(p) for pattern in (
+    "book/build.py", "book/doctor.py", "book/equations.py", "book/locks.py", "book/markdown.py", "book/pages.py",
+    "book/paper_scale.py", "book/*.md.j2", "cli.py", "evidence/ledger.py",
+) for p in Path("lib/datafree").glob(pattern))
 LIBRARY = sorted(str(p) for p in Path("lib/datafree").rglob("*.py") if str(p) not in ASSEMBLY)
 # Nor does what only draws or reports change an image.
 REPORTING = ("lib/datafree/book/show.py", "lib/datafree/book/plots.py", "lib/datafree/book/run.py", "lib/datafree/evidence/record.py")
@@ -70,7 +71,7 @@ rule synthesise:
     shell:
         "echo 'synthesising images: {wildcards.scheme} ({wildcards.profile}, seed {wildcards.seed})'; "
         "OMP_NUM_THREADS={threads} {DATAFREE} synthesize --scheme {wildcards.scheme} --profile {wildcards.profile}"
-        " --seed {wildcards.seed} > {log} 2>&1 || {{ grep '^datafree:' {log} >&2 || tail -n 5 {log} >&2; exit 1; }}"
+        " --seed {wildcards.seed} > {output} 2> {log} || {{ grep '^datafree:' {log} >&2 || tail -n 5 {log} >&2; exit 1; }}"
 
 
 def images_of(wildcards):

@@ -17,18 +17,20 @@ import torch
 
 from datafree import files
 from datafree.core import batchnorm, pruning, quantized
-from datafree.core.distillation import DistillConfig, Distiller, output_divergence
+from datafree.core.distillation import output_divergence, train_student
 from datafree.core.graph import fold_all, trace
+from datafree.core.hooks import input_hooks
 from datafree.core.metrics import outputs
 from datafree.core.precision import autocast, bf16_pays
 from datafree.core.provenance import provenance
+from datafree.core.range_search import search_range, search_range_by_loops
 from datafree.data.images import generated, random_crop_and_mirror
 from datafree.networks.weights import load_network
 from datafree.networks.zoo import build_network
 from datafree.papers.frandi import compression, factorization, regression, selection
 from datafree.papers.knowledge_within.calibration import KnowledgeWithin, calibrate
+from datafree.papers.knowledge_within.distillation import Distillation, DistillConfig
 from datafree.papers.knowledge_within.synthesis import Algorithm1, SynthesisConfig
-from datafree.papers.layerwise import quantization
 from datafree.papers.layerwise.equalization import afcle_step, equalize
 from datafree.papers.udfc import reconstruction as reconstruction_module
 from datafree.papers.udfc.reconstruction import ALPHA1, ALPHA2, Folded, closed_form
@@ -73,7 +75,7 @@ class Setting:
         self.x = torch.rand(batch, 3, 32, 32).contiguous(memory_format=layout).requires_grad_()
         self.reference = batchnorm.stored(self.net)
         precision = "bf16" if bf16 else "float32"
-        config = SynthesisConfig(batch=batch, steps=10**6, copies=1, precision=precision)
+        config = SynthesisConfig(batch=batch, steps=1, copies=1, precision=precision)
         self.algorithm = Algorithm1(self.net, config)
 
     def floor(self) -> None:
@@ -85,24 +87,17 @@ class Setting:
     def hooks(self) -> None:
         """The usual implementation: mean and variance of each BatchNorm input in forward hooks."""
         moments = []
-        handles = [
-            layer.register_forward_pre_hook(
-                lambda m, args: moments.append(
-                    (args[0].float().mean((0, 2, 3)), args[0].float().var((0, 2, 3), unbiased=False))
-                )
-            )
-            for _, layer in batchnorm.layers(self.net)
-        ]
-        with autocast(self.bf16):
+
+        def note(_name, z):
+            moments.append((z.float().mean((0, 2, 3)), z.float().var((0, 2, 3), unbiased=False)))
+
+        with input_hooks(self.net, [name for name, _ in batchnorm.layers(self.net)], note), autocast(self.bf16):
             self.net(self.x)
         torch.autograd.grad(batchnorm.mean_divergence(moments, self.reference), self.x)
-        for handle in handles:
-            handle.remove()
 
     def step(self) -> None:
         """A whole step of algorithm 1: clip, augment, forward, compare, backward, Adam."""
-        with batchnorm.capture(self.net) as seen:
-            self.algorithm.step(seen)
+        self.algorithm.run(progress=False)
 
 
 def synthesis(repeats: int, batch: int) -> list[dict]:
@@ -133,7 +128,7 @@ def moments(repeats: int) -> list[dict]:
     g = torch.randn_like(z)
 
     def ours():
-        y, mu, var = batchnorm._BatchNormWithMoments.apply(z, one, zero)
+        y, mu, var = batchnorm.BatchNormWithMoments.apply(z, one, zero)
         torch.autograd.grad((y * g).sum() + mu.sum() + var.sum(), z)
 
     def naive():
@@ -151,7 +146,7 @@ def calibration(repeats: int) -> list[dict]:
     net, pool = build_network("resnet20").eval(), generated(torch.rand(256, 3, 32, 32), "x")
     widths = [(8, 8), (4, 8), (4, 4), (2, 4)]
     config = KnowledgeWithin(steps=1, batch=128)
-    student = quantized.quantized(net, 8, 8)
+    student = quantized.prepare(net, 8, 8)
 
     def ours():
         calibrate(student, pool, config)
@@ -160,7 +155,7 @@ def calibration(repeats: int) -> list[dict]:
 
     def naive():
         for w, a in widths:
-            calibrate(quantized.quantized(net, w, a), pool, config)
+            calibrate(quantized.prepare(net, w, a), pool, config)
 
     ours()
     x = pool.floats()[:128]
@@ -171,15 +166,15 @@ def calibration(repeats: int) -> list[dict]:
             student(x)
 
     @torch.no_grad()
-    def baked():
-        with quantized.baked(student):
-            for _ in range(4):
-                student(x)
+    def converted():
+        done = quantized.convert(student)
+        for _ in range(4):
+            done(x)
 
     return [
         {"name": "ranges for four widths from one pass / one pass a width"} | in_turns(ours, naive, repeats),
         {"name": "evaluation with weights rounded once / in every pass (4 batches of 128)"}
-        | in_turns(baked, live, repeats),
+        | in_turns(converted, live, repeats),
     ]
 
 
@@ -191,16 +186,17 @@ class Teaching:
         self.teacher = build_network(name).eval().requires_grad_(False).to(memory_format=torch.channels_last)
         self.plain = build_network(name).eval().to(memory_format=torch.channels_last)
         pool = generated(torch.rand(256, 3, 32, 32), "x")
-        student = quantized.quantized(self.plain, 2, 4, edge_bits=4)
+        student = quantized.prepare(self.plain, 2, 4, edge_bits=4)
         calibrate(student, pool, KnowledgeWithin(steps=1, batch=128))
         precision = "bf16" if bf16 else "float32"
         self.config = DistillConfig(steps=1, batch=batch, rate=1e-6, precision=precision)
-        self.distiller = Distiller(student, self.teacher, pool, self.config)
+        self.work = Distillation(student, self.teacher, pool, self.config)
         self.x = pool.floats()[:batch]
 
     def step(self) -> None:
         """Draw, augment, mix, both passes with rounding and features, backward, SGD."""
-        self.distiller.run(progress=False)
+        work = self.work
+        train_student(work.student, work.loss, self.config, draw=work.draw, teacher=self.teacher, progress=False)
 
     def bare(self) -> None:
         """The float networks: teacher forward, student forward and backward."""
@@ -258,8 +254,8 @@ def range_search(repeats: int) -> list[dict]:
 
     def row(bits: int) -> dict:
         found = in_turns(
-            lambda: quantization.search_range(x, bits, whole),
-            lambda: quantization.search_range_by_loops(x, bits, few),
+            lambda: search_range(x, bits, whole),
+            lambda: search_range_by_loops(x, bits, few),
             min(repeats, 3),
         )
         factor = (whole / few) ** 2  # the double loop takes the same time for each of its pairs
@@ -313,7 +309,7 @@ def rank_search(repeats: int) -> list[dict]:
     def naive(calibrated: bool):
         splits = factorization.Factorizer(net)
         for row in selection.Sampler(splits, compression.FRanDI(candidates=few, branches=0)).rows():
-            ranks = dict(zip(splits.sites, row))
+            ranks = dict(zip(splits.layers, row))
             thin = factorization.Factorizer(net).network(ranks)
             if calibrated:
                 batchnorm.recalibrate(thin, pool)
@@ -335,10 +331,10 @@ def discrepancy(repeats: int) -> list[dict]:
     s = s.to(torch.bfloat16).requires_grad_()
 
     def ours():
-        torch.autograd.grad(regression.discrepancy(s, t), s)
+        torch.autograd.grad(regression.fast_discrepancy(s, t), s)
 
     def naive():
-        torch.autograd.grad((s.float() / s.float().norm() - t / t.norm()).norm(), s)
+        torch.autograd.grad(regression.discrepancy(s, t), s)
 
     return [
         {"name": "Feature Discrepancy in one function / by autograd (64 x 16 x 32 x 32)"}

@@ -1,8 +1,10 @@
 """Fixtures that several test files share: a tiny network, a folder of images, a sealed copy of the embedded files."""
 
+import json
 import shutil
 import sys
 
+import nbformat
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,7 @@ from torch import nn
 from datafree import FRanDI, cli, files, torchvision_shim, training
 from datafree.core import batchnorm
 from datafree.core.metrics import outputs
+from datafree.data.images import ImageSet
 from datafree.networks.blocks import CIFAR_MEAN, CIFAR_STD, Normalize, conv_bn
 from datafree.networks.weights import load_network
 from datafree.networks.zoo import ARCHITECTURES, build_network
@@ -210,12 +213,76 @@ def quick_frandi(**settings):
     return FRanDI(**(usual | settings))
 
 
-def scores_one_by_one(sites, rows, pool, calibrated):
+def scores_one_by_one(factors, rows, images, calibrated):
     """The score of each candidate from the network itself."""
-    wanted, scores = outputs(sites.model, pool), []
+    wanted, scores = outputs(factors.model, images), []
     for row in rows:
-        student = sites.network(dict(zip(sites.sites, row)))
+        student = factors.network(dict(zip(factors.layers, row)))
         if calibrated:
-            batchnorm.recalibrate(student, pool)
-        scores.append(selection.output_discrepancy(outputs(student, pool), wanted).item())
+            batchnorm.recalibrate(student, images)
+        scores.append(selection.output_discrepancy(outputs(student, images), wanted).item())
     return scores
+
+
+@pytest.fixture
+def places(tmp_path, monkeypatch):
+    """Records and the build in a folder of the test; facts and the library stay the project's."""
+    monkeypatch.setattr(files, "BUILD", tmp_path / "_build")
+    monkeypatch.setattr(files, "RECORDS", tmp_path / "records")
+    monkeypatch.delenv("DATAFREE_RECORD", raising=False)
+    (tmp_path / "notebooks").mkdir()
+    return tmp_path
+
+
+RECORDED = "01_kw_synthesis"
+
+
+def record_of(claims, profile="book", seed=0, overrides=None, **more):
+    """The content of a record of RECORDED with `claims`: a list of dicts with at least id and holds."""
+    return {
+        "notebook": RECORDED,
+        "profile": profile,
+        "seed": seed,
+        "parameters": {},
+        "overrides": overrides or {},
+        "command": f"datafree run {RECORDED} --profile {profile} --seed {seed}",
+        "provenance": {"git": {"commit": "a" * 40, "dirty": False}, "machine": {"system": "Linux", "threads": 2}},
+        "started": "2026-01-02T03:04:05+00:00",
+        "seconds": 12.0,
+        "peak_memory_mb": 345.0,
+        "metrics": {},
+        "claims": [{"measured": {}, "margin": None, "note": "", "scale": profile} | c for c in claims],
+    } | more
+
+
+def leave_record(claims, profile="book", seed=0, fresh=False, **more):
+    """Write such a record where the ledger looks for it: among the committed ones, or the fresh ones of the build."""
+    folder = (files.BUILD / "records" if fresh else files.RECORDS) / profile / RECORDED
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"seed{seed}.json"
+    path.write_text(json.dumps(record_of(claims, profile, seed, **more)))
+    return path
+
+
+def write_chapter(places, *cells):
+    """The notebook RECORDED of markdown and ('code', source) cells."""
+    made = [nbformat.v4.new_markdown_cell(c) if isinstance(c, str) else nbformat.v4.new_code_cell(c[1]) for c in cells]
+    language = {"language_info": {"name": "python", "pygments_lexer": "ipython3"}}
+    path = places / "notebooks" / f"{RECORDED}.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=made, metadata=language), path)
+
+
+def named_pixels(count=7, side=8, classes=5):
+    """Images whose pixels say their own class: label k where the value is k."""
+    labels = torch.randint(0, classes, (count, side, side), generator=seeded())
+    pixels = labels[:, None].expand(-1, 3, -1, -1).to(torch.uint8).contiguous()
+    return ImageSet(pixels, labels.to(torch.int8), [str(k) for k in range(classes)], "named")
+
+
+@pytest.fixture(scope="session")
+def others_metrics():
+    """torchmetrics' functions for classification; it imports torchvision, which may need our shim."""
+    torchvision_shim.install()
+    from torchmetrics.functional import classification
+
+    return classification

@@ -29,7 +29,9 @@ def inner_imports(path):
     for function in ast.walk(ast.parse(path.read_text())):
         if isinstance(function, ast.FunctionDef):
             for node in ast.walk(function):
-                if isinstance(node, ast.ImportFrom) and (node.level or (node.module or "").startswith("datafree")):
+                named = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+                named += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+                if getattr(node, "level", 0) or any(name.split(".")[0] == "datafree" for name in named):
                     yield f"{path.relative_to(LIBRARY)}, {function.name}: {ast.unparse(node)}"
 
 

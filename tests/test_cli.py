@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import datafree
-from datafree import cli, files
+from datafree import api, cli, files
 from datafree.core import metrics
 from datafree.data.sources import load_images
 from datafree.networks.weights import load_network
@@ -65,8 +65,8 @@ def test_evaluating_the_embedded_network(run_cli, stubs):
 
 
 def test_compressing_and_evaluating_what_came_out(run_cli, stubs, pictures, tmp_path):
-    settings = dict(weight_bits=8, act_bits=8, edge_bits=8, scheme="gaussian", images=64, steps=2, batch=64, copies=1)
-    flags = [part for name, value in settings.items() for part in ("-p", f"{name}={value}")]
+    values = dict(weight_bits=8, act_bits=8, edge_bits=8, scheme="gaussian", images=64, steps=2, batch=64, copies=1)
+    flags = settings(*(f"{name}={value}" for name, value in values.items()))
     out = tmp_path / "small.safetensors"
     code, text, err = run_cli("compress", NETWORK, "--out", out, *flags, "-p", "synthesis_steps=2")
     assert code == 0, err
@@ -77,7 +77,7 @@ def test_compressing_and_evaluating_what_came_out(run_cli, stubs, pictures, tmp_
     again = ["evaluate", NETWORK, "--weights", out, "--report", out.with_suffix(".json")]
     code, text, err = run_cli(*again, "--data", f"folder:{pictures}")
     assert code == 0, err
-    result = datafree.compress(load_network(NETWORK), datafree.KnowledgeWithin(**settings, synthesis_steps=2))
+    result = datafree.compress(load_network(NETWORK), datafree.KnowledgeWithin(**values, synthesis_steps=2))
     expected = metrics.top1(result.model, load_images(f"folder:{pictures}"))
     assert accuracy(text)[0] == pytest.approx(expected, abs=1.01)  # one image of 100
     assert expected > 60
@@ -85,9 +85,7 @@ def test_compressing_and_evaluating_what_came_out(run_cli, stubs, pictures, tmp_
 
 def test_synthesized_images_are_kept_and_taken_up_again(run_cli, stubs, tmp_path, monkeypatch):
     monkeypatch.setattr(files, "BUILD", tmp_path)
-    smaller = [
-        f for p in (f"model={NETWORK}", "images=10", "synthesis_batch=10", "synthesis_steps=2") for f in ("-p", p)
-    ]
+    smaller = settings(f"model={NETWORK}", "images=10", "synthesis_batch=10", "synthesis_steps=2")
     for _ in range(2):
         code, out, err = run_cli("synthesize", "--scheme", "bns", "--profile", "smoke", *smaller)
         assert code == 0 and "10 images of scheme BNS ->" in out, err
@@ -99,10 +97,15 @@ def test_synthesized_images_are_kept_and_taken_up_again(run_cli, stubs, tmp_path
 
 def test_training_from_the_command_line(run_cli, tiny, folder, tmp_path):
     out = tmp_path / "w.safetensors"
-    quick = ["--epochs", 1, "--batch", 8, "--rate", 0.05, "--threads", torch.get_num_threads()]
-    code, text, err = run_cli("train", "tiny", "--data", f"folder:{folder}", "--out", out, *quick)
+    quick = settings("epochs=1", "batch=8", "rate=0.05", "mean=.5 .5 .5", f"data=folder:{folder}")
+    code, text, err = run_cli("train", "tiny", "--out", out, *quick, "--threads", torch.get_num_threads())
     assert code == 0 and "top-1 on 8 test images" in text, err
-    assert out.is_file() and out.with_suffix(".json").is_file()
+    parameters = json.loads(out.with_suffix(".json").read_text())["parameters"]
+    assert out.is_file() and parameters["rate"] == 0.05 and parameters["mean"] == [0.5, 0.5, 0.5]
+
+
+def settings(*pairs: str) -> list[str]:
+    return [part for pair in pairs for part in ("-p", pair)]
 
 
 def broken_report(tmp_path, content: str):
@@ -111,14 +114,17 @@ def broken_report(tmp_path, content: str):
 
 
 MISTAKES = {
-    "other classes": (lambda t: ["evaluate", "efficientnet_lite0"], "has 10 classes, efficientnet_lite0 1000"),
+    "other classes": (lambda t: ["evaluate", "efficientnet_lite0"], "has 10 classes, the network 1000"),
     "unknown network": (lambda t: ["evaluate", "resnet21"], "model 'resnet21' is not known"),
     "no embedded weights": (lambda t: ["evaluate", "resnet56"], "no embedded weights; give weights=PATH"),
     "missing weights": (lambda t: ["evaluate", "resnet20", "--weights", t / "no.pt"], "does not exist"),
     "no normalisation": (lambda t: ["evaluate", "resnet20", "--weights", t / "w.safetensors"], "give mean="),
-    "words for numbers": (lambda t: ["evaluate", "resnet20", "--mean", "a b c"], "--mean got 'a b c'"),
+    "words for numbers": (lambda t: ["evaluate", "resnet20", "--mean", "a b c"], "'a b c' was given in place of three"),
     "half a normalisation": (lambda t: ["evaluate", "resnet20", "--mean", ".1 .1 .1"], "must be given together"),
-    "two numbers": (lambda t: ["evaluate", "resnet20", "--mean", ".1 .1", "--std", ".1 .1"], "each three numbers"),
+    "two numbers": (
+        lambda t: ["evaluate", "resnet20", "--mean", ".1 .1", "--std", ".1 .1"],
+        "'.1 .1' was given in place of three",
+    ),
     "unknown data": (lambda t: ["evaluate", NETWORK, "--data", "cifar11"], "data set 'cifar11' is not known"),
     "missing folder": (lambda t: ["evaluate", NETWORK, "--data", f"folder:{t}/no"], "does not exist; expected"),
     "no root": (lambda t: ["evaluate", NETWORK, "--data", "cifar10"], "needs root=PATH"),
@@ -126,8 +132,15 @@ MISTAKES = {
     "empty report": (lambda t: broken_report(t, ""), "is not a report of `datafree compress`"),
     "list as report": (lambda t: broken_report(t, "[1]"), "is not a report of `datafree compress`"),
     "text as settings": (lambda t: broken_report(t, '{"config": "x"}'), "is not a report of `datafree compress`"),
-    "wrong settings": (lambda t: broken_report(t, '{"config": {"weight_bits": 99}}'), "parameter 'weight_bits'"),
-    "other weights": (lambda t: broken_report(t, '{"config": {}}'), "do not fit SmallMobileNetV2: the file lacks"),
+    "wrong settings": (
+        lambda t: broken_report(t, '{"config": {"weight_bits": 99}, "method": "knowledge_within"}'),
+        "parameter 'weight_bits'",
+    ),
+    "no method": (lambda t: broken_report(t, '{"config": {}}'), "is not a report of `datafree compress`"),
+    "other weights": (
+        lambda t: broken_report(t, '{"config": {}, "method": "knowledge_within"}'),
+        "do not fit SmallMobileNetV2: the file lacks",
+    ),
     "one bit": (lambda t: ["compress", NETWORK, "--out", t / "o.safetensors", "-p", "weight_bits=1"], "greater than"),
     "unknown scheme": (lambda t: ["compress", NETWORK, "--out", t / "o.safetensors", "-p", "scheme=x"], "'scheme'"),
     "unknown method": (
@@ -153,7 +166,7 @@ MISTAKES = {
     "nothing of this name": (lambda t: ["methods", "kw"], "method 'kw' is not known"),
     "a report of nothing": (lambda t: broken_report(t, '{"config": {}, "method": "x"}'), "names a method 'x'"),
     "a report without ranks": (
-        lambda t: broken_report(t, '{"config": {}, "method": "FRanDI"}'),
+        lambda t: broken_report(t, '{"config": {}, "method": "frandi"}'),
         "does not describe what is in",
     ),
     "ending": (lambda t: ["compress", NETWORK, "--out", t / "o.json"], "ends in '.safetensors'"),
@@ -165,8 +178,24 @@ MISTAKES = {
     "word for steps": (lambda t: ["synthesize", "-p", "synthesis_steps=many"], "parameter 'synthesis_steps'"),
     "NaN": (lambda t: ["synthesize", "-p", "rate=nan"], "parameter 'rate'"),
     "no pair": (lambda t: ["synthesize", "-p", "rate"], "write '-p NAME=VALUE'"),
-    "untrained": (lambda t: ["train", "x", "--out", t / "o.safetensors", "--data", "cifar10-stub"], "model 'x' is not"),
-    "no epochs": (lambda t: ["train", "resnet20", "--out", t / "o.safetensors", "--epochs", 0], "parameter 'epochs'"),
+    "untrained": (
+        lambda t: ["train", "x", "--out", t / "o.safetensors", "-p", "data=cifar10-stub"],
+        "model 'x' is not",
+    ),
+    "no epochs": (lambda t: ["train", "resnet20", "--out", t / "o.safetensors", "-p", "epochs=0"], "'epochs'"),
+    "word for epochs": (lambda t: ["train", "resnet20", "--out", t / "o.safetensors", "-p", "epochs=x"], "'epochs'"),
+    "a typing error": (
+        lambda t: ["train", "resnet20", "--out", t / "o.safetensors", "-p", "epoch=3"],
+        "Known parameters: model, data, root",
+    ),
+    "two networks": (
+        lambda t: ["train", "resnet20", "--out", t / "o.safetensors", "-p", "model=x"],
+        "the network is the first argument",
+    ),
+    "one number for three": (
+        lambda t: ["train", "resnet20", "--out", t / "o.safetensors", "-p", "mean=0.5"],
+        "'0.5' was given in place of three numbers",
+    ),
     "unwritable": (lambda t: ["train", "resnet20", "--out", t / "o.pt"], "ends in '.safetensors'"),
     "unknown notebook": (lambda t: ["run", "99_end"], "there is no notebook '99_end'"),
 }
@@ -185,7 +214,7 @@ def test_each_mistake_is_one_sentence(run_cli, stubs, tmp_path, mistake):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["evaluate"], ["nothing"], ["compress", NETWORK], ["train", "x", "--out", "o", "--epochs", "x"]]
+    "arguments", [["evaluate"], ["nothing"], ["compress", NETWORK], ["train", "x", "--out", "o", "--threads", "x"]]
 )
 def test_wrong_usage_has_exit_code_2(run_cli, arguments):
     code, _, err = run_cli(*arguments)
@@ -195,7 +224,7 @@ def test_wrong_usage_has_exit_code_2(run_cli, arguments):
 def test_an_output_that_cannot_be_written(run_cli, tiny, folder, tmp_path):
     (tmp_path / "file").write_text("")
     out = tmp_path / "file" / "w.safetensors"
-    code, _, err = run_cli("train", "tiny", "--data", f"folder:{folder}", "--out", out, "--epochs", 1, "--batch", 8)
+    code, _, err = run_cli("train", "tiny", "--out", out, *settings(f"data=folder:{folder}", "epochs=1", "batch=8"))
     assert code == 2 and "cannot write" in err.splitlines()[-1]
 
 
@@ -205,7 +234,30 @@ def test_an_interruption_says_how_to_go_on(run_cli, monkeypatch):
 
     monkeypatch.setattr("datafree.networks.weights.load_network", stop)
     code, _, err = run_cli("evaluate", "resnet20")
-    assert code == 130 and "Traceback" not in err
+    assert code == 130 and err == "datafree: interrupted; run the same command again to go on.\n"
+
+
+IN_HASTE = "import sys; from datafree import cli\ntry: cli.main()\nfinally: print(*sys.modules, file=sys.stderr)"
+"""The program, which tells at its end what it has imported."""
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["compress", "--help"], ["nothing"]])
+def test_help_is_there_at_once(arguments):
+    command = [sys.executable, "-c", IN_HASTE, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    loaded = set(done.stderr.splitlines()[-1].split())
+    assert done.returncode == (2 if arguments == ["nothing"] else 0) and "datafree.cli" in loaded
+    assert not loaded & {"torch", "numpy", "matplotlib", "datafree.api", "datafree.config"}
+
+
+def test_methods_lists_what_can_be_set(run_cli):
+    code, out, err = run_cli("methods")
+    assert code == 0 and len(out.splitlines()) == len(api.METHODS) and "(The Knowledge Within)" in out
+    code, out, err = run_cli("methods", "frandi")
+    assert code == 0 and "  reduction = " in out
+    assert "  recovery.steps = " in out and "  recovery = " not in out, "a group is listed by what is in it"
+    code, out, err = run_cli("methods", "knowledge_within")
+    assert "  distillation = None" in out and "  distillation.steps = " in out, "a group that is off can be turned on"
 
 
 def test_as_a_program():
@@ -220,7 +272,7 @@ def test_as_a_program():
 def test_compress_distils_from_the_command_line(run_cli, stubs, pictures, tmp_path):
     out = tmp_path / "taught.safetensors"
     few = ("scheme=gaussian", "images=32", "steps=1", "batch=32", "distillation.steps=2", "distillation.batch=4")
-    code, _, err = run_cli("compress", NETWORK, "--out", out, *(f for pair in few for f in ("-p", pair)))
+    code, _, err = run_cli("compress", NETWORK, "--out", out, *settings(*few))
     assert code == 0, err
     report = json.loads(out.with_suffix(".json").read_text())
     assert report["config"]["distillation"]["steps"] == 2 and report["distillation_loss"] > 0

@@ -1,19 +1,17 @@
 """Training: what it writes, how it goes on after an interruption, and how it stops."""
 
 import json
+import shlex
 
 import pytest
 import torch
 from conftest import interrupt_training, write_images
-from hypothesis import given
-from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import nn
 
 from datafree import training
-from datafree.config import validate
+from datafree.config import from_text, pairs, validate
 from datafree.core.flops import count_parameters
-from datafree.core.optimization import rate_at
 from datafree.errors import DataFreeError
 from datafree.networks.weights import load_network
 from datafree.networks.zoo import build_network
@@ -40,7 +38,7 @@ def test_a_run_writes_weights_and_their_record(config, tmp_path):
     record = json.loads(out.with_suffix(".json").read_text())
     assert record == json.loads(json.dumps(returned))
     assert files(out) == ["w.json", "w.safetensors"]
-    assert record["command"].startswith("datafree train tiny --data folder:set --epochs 2 --batch 8 --rate 0.05")
+    assert record["command"].startswith("datafree train tiny -p data=folder:set -p epochs=2 -p batch=8 -p rate=0.05")
     assert record["parameters"]["data"] == "folder:set" and str(tmp_path) not in json.dumps(record)
     assert record["provenance"]["packages"]["torch"] == torch.__version__
     assert [row["epoch"] for row in record["log"]] == [0, 1]
@@ -109,8 +107,8 @@ def test_weights_that_end_as_nan_are_not_written(monkeypatch, config, tmp_path):
     """The last step of a run is followed by no loss that could tell."""
     step = training.Trainer._step
 
-    def poisoned(self, index, rate):
-        result = step(self, index, rate)
+    def poisoned(self, index):
+        result = step(self, index)
         self.model.conv.weight.data.fill_(float("nan"))
         return result
 
@@ -163,24 +161,6 @@ def test_weights_need_the_right_ending(config, tmp_path):
         training.train(config(), tmp_path / "w.json")
 
 
-@given(st.integers(1, 500), st.floats(1e-4, 10), st.floats(0, 0.99))
-def test_the_rate_rises_to_its_peak_and_falls_to_zero(steps, peak, warmup):
-    rates = [rate_at(i, steps, peak, warmup) for i in range(steps)]
-    assert all(0 <= r <= peak * (1 + 1e-12) for r in rates)
-    top = max(range(steps), key=rates.__getitem__)
-    assert rates[: top + 1] == sorted(rates[: top + 1])
-    assert all(a >= b - 1e-12 for a, b in zip(rates[top:], rates[top + 1 :], strict=False))
-    assert rate_at(steps, steps, peak, warmup) <= 1e-9 * peak or warmup * steps > steps - 1
-
-
-def test_the_rate_at_known_places():
-    assert rate_at(0, 100, 1.0, 0.1) == pytest.approx(0.1)
-    assert rate_at(9, 100, 1.0, 0.1) == pytest.approx(1.0)
-    assert rate_at(55, 100, 1.0, 0.1) == pytest.approx(0.5)
-    assert rate_at(0, 100, 1.0, 0.0) == 1.0
-    assert rate_at(0, 2, 1.0, 0.15) == 1.0  # warm-up shorter than a step
-
-
 def test_decay_is_for_matrices_only(tiny):
     with_decay, without = training._groups(tiny(), 0.1)
     assert [p.ndim for p in with_decay["params"]] == [4, 2] and with_decay["weight_decay"] == 0.1
@@ -204,12 +184,26 @@ def test_strided_depthwise_layers_compute_the_same_function():
 def test_a_normalisation_of_ones_own_is_kept_with_the_weights_and_in_the_command(config, tmp_path):
     own = {"mean": (0.3, 0.2, 0.1), "std": (0.3, 0.3, 0.4)}
     record = training.train(config(epochs=1, **own), tmp_path / "w.safetensors")
-    assert "--mean '0.3 0.2 0.1' --std '0.3 0.3 0.4' --epochs 1" in record["command"]
+    assert "-p 'mean=0.3 0.2 0.1' -p 'std=0.3 0.3 0.4' -p epochs=1" in record["command"]
     model = load_network("tiny", tmp_path / "w.safetensors", classes=2)
     assert model.normalize.mean.flatten().tolist() == pytest.approx(own["mean"])
     assert model.normalize.std.flatten().tolist() == pytest.approx(own["std"])
     usual = training.train(config(epochs=1), tmp_path / "v.safetensors")
-    assert "--mean" not in usual["command"]
+    assert "mean=" not in usual["command"]
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"rate": 1e-05, "momentum": 0.5, "bf16": True}, {"mean": (0.3, 0.2, 0.1), "seed": 7}]
+)
+def test_the_command_gives_the_same_settings_again(config, tmp_path, changes):
+    """Read as the shell and the command line read it."""
+    made = config(**changes, data="folder:/some where/set")
+    words = shlex.split(training.command(made, tmp_path / "w.safetensors"))
+    assert words[:3] == ["datafree", "train", "tiny"] and words[-2:] == ["--out", "w.safetensors"]
+    assert set(words[3:-2:2]) == {"-p"}
+    read = from_text(training.TrainConfig, pairs(words[4:-2:2]))
+    assert read.pop("data") == "folder:set", "no paths of a machine"
+    assert training.TrainConfig(model="tiny", data=made.data, **read) == made
 
 
 @pytest.mark.parametrize("std", [(0.2, 0.2, 0.0), (0.2, 0.2, -1.0)])

@@ -1,18 +1,55 @@
-"""The command line: each command mirrors one call of the library."""
+"""The command line: each command mirrors one call of the library.
+
+Here, and only here, the library's own modules are imported inside functions: a command loads what it needs and no more,
+so that `datafree --help` is there at once.
+"""
 
 from __future__ import annotations
 
-import sys
+import contextlib
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from . import cli_build, cli_compress, cli_ledger, cli_methods
-from .config import validate
 from .errors import DataFreeError
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+Model = Annotated[str, typer.Argument(help="name of the network, for instance resnet20")]
+Weights = Annotated[Path | None, typer.Option(help="state dict; default: the embedded weights")]
+Numbers = Annotated[str, typer.Option(help="three numbers: the input normalisation of --weights")]
+Root = Annotated[Path | None, typer.Option(help="where torchvision's data sets lie")]
+Out = Annotated[Path, typer.Option(help="the .safetensors file to write; its record goes beside it, as .json")]
+Profile = Annotated[str, typer.Option(help="smoke, book, reduced, paper, or another file of notebooks/profiles")]
+Settings = Annotated[list[str] | None, typer.Option("-p", help="NAME=VALUE, as often as you like; replaces a default")]
+
+
+@contextlib.contextmanager
+def one_sentence() -> Iterator[None]:
+    """A mistake is one sentence and exit code 2; Ctrl-C and `kill` clean up, say how to go on, and exit with 130."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    except DataFreeError as error:
+        typer.echo(f"datafree: {error}", err=True)
+        raise typer.Exit(2) from None
+    except KeyboardInterrupt:
+        typer.echo("datafree: interrupted; run the same command again to go on.", err=True)
+        raise typer.Exit(130) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class Commands(typer.core.TyperGroup):
+    """The commands in the order they are written below, each within `one_sentence`."""
+
+    def invoke(self, ctx):
+        with one_sentence():
+            return super().invoke(ctx)
+
+
+app = typer.Typer(cls=Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 
 @app.callback()
@@ -20,63 +57,260 @@ def datafree():
     """Compress trained CNNs without their training data."""
 
 
+# Networks: train, compress, evaluate ------------------------------------------------------------------------------
+
+
 @app.command()
 def train(
-    model: str,
-    out: Annotated[Path, typer.Option(help="the .safetensors file to write; its record goes beside it")],
-    data: Annotated[str, typer.Option(help="data set name or folder:PATH")] = "cifar10",
-    root: Annotated[str | None, typer.Option(help="where torchvision's data sets lie")] = None,
-    mean: Annotated[str, typer.Option(help="three numbers: the input normalisation; default: CIFAR-10's")] = "",
-    std: Annotated[str, typer.Option(help="three numbers: the input normalisation; default: CIFAR-10's")] = "",
-    epochs: int = 30,
-    batch: int = 128,
-    rate: float = 0.2,
-    decay: float = 5e-4,
-    warmup: float = 0.15,
-    seed: int = 0,
-    threads: Annotated[int | None, typer.Option(help="CPU threads; default: torch's own choice")] = None,
+    model: Model,
+    out: Out,
+    parameter: Settings = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads; default: torch's own choice", min=1)] = None,
 ):
-    """Train a network and write its weights and record; an interrupted run goes on where it stopped."""
+    """Train a network and write its weights and record; an interrupted run goes on where it stopped.
+
+    For instance -p data=cifar10 -p root=PATH -p epochs=30; a name that is not known makes it list them all.
+    """
     import torch
 
     from . import training
+    from .config import from_text, pairs, validate
 
     if threads:
         torch.set_num_threads(threads)
-    config = validate(
-        training.TrainConfig,
-        dict(
-            model=model,
-            data=data,
-            root=root,
-            epochs=epochs,
-            batch=batch,
-            rate=rate,
-            decay=decay,
-            warmup=warmup,
-            seed=seed,
-        )
-        | cli_methods.normalisation(mean, std),
-        "train",
-    )
+    values = pairs(parameter or [])
+    if "model" in values:
+        raise DataFreeError("the network is the first argument of `datafree train`; leave out '-p model=...'.")
+    config = validate(training.TrainConfig, {"model": model} | from_text(training.TrainConfig, values), "train")
     record = training.train(config, out)
     score = f"{record['test_miou']:.2f} % mean IoU" if "test_miou" in record else f"{record['test_top1']:.2f} % top-1"
     typer.echo(f"{model}: {score} on {record['test_images']} test images -> {out}")
 
 
-for part in (cli_methods, cli_compress, cli_build, cli_ledger):
-    part.attach(app)
+@app.command()
+def compress(
+    model: Model,
+    out: Out,
+    method: Annotated[str, typer.Option(help="one of those that `datafree methods` lists")] = "knowledge_within",
+    parameter: Settings = None,
+    weights: Weights = None,
+    mean: Numbers = "",
+    std: Numbers = "",
+):
+    """Compress a network by one of the papers; defaults are the papers' settings, and may take long.
+
+    `datafree methods NAME` lists what -p can set; a dot leads into a group: -p recovery.steps=100.
+    """
+    from . import api, files
+    from .config import from_text, pairs, validate
+    from .core.register import method_named
+    from .networks.zoo import image_size
+
+    files.weights_name(out)
+    cls = method_named(method).config
+    config = validate(cls, from_text(cls, pairs(parameter or [])), "compress")
+    network, side = _network(model, weights, mean, std), image_size(model) or 32
+    result = api.compress(network, config, shape=(3, side, side))
+    api.save_compressed(result, out)
+    report = result.report
+    typer.echo(
+        f"{model}: {report['bytes_float']:.0f} -> {report['bytes']:.0f} bytes, "
+        f"{report['macs_float'] / report['macs']:.2f} times fewer operations, in {report['seconds']:.0f} s -> {out}"
+    )
+
+
+def _network(model: str, weights: Path | None, mean: str, std: str):
+    """The network of those names, with the normalisation of its input if one is given."""
+    from .config import triple
+    from .networks.weights import load_network
+
+    settings = {name: value for name, text in (("mean", mean), ("std", std)) if (value := triple(text))}
+    return load_network(model, weights, **settings)
+
+
+@app.command()
+def methods(name: Annotated[str, typer.Argument(help="one method; without it all are listed")] = ""):
+    """List the methods of `datafree compress`, or what one of them can be told by -p."""
+    from . import api
+    from .core.register import method_named
+
+    if name:
+        typer.echo("\n".join(_settings(method_named(name).config)))
+        return
+    for each in api.METHODS.values():
+        typer.echo(f"{each.name}: {each.about} ({each.paper})")
+
+
+def _settings(cls, prefix: str = "") -> Iterator[str]:
+    """A line for each setting of a configuration, those of groups behind a dot."""
+    from .config import group_of
+
+    for name, field in cls.model_fields.items():
+        about = f"  ({field.description})" if field.description else ""
+        group = group_of(cls, name)
+        if group is None or field.default is None:
+            yield f"  {prefix}{name} = {field.default}{about}"
+        if group is not None:
+            yield from _settings(group, f"{prefix}{name}.")
+
+
+@app.command()
+def evaluate(
+    model: Model,
+    weights: Weights = None,
+    mean: Numbers = "",
+    std: Numbers = "",
+    report: Annotated[
+        Path | None, typer.Option(help="the .json of `datafree compress`, where --weights is its output")
+    ] = None,
+    data: Annotated[str, typer.Option(help="cifar10-stub, a torchvision data set, or folder:PATH")] = "cifar10-stub",
+    root: Root = None,
+):
+    """Top-1 and top-5 accuracy of a network, float or compressed, on real test images; mean IoU where pixels have labels."""
+    from . import api
+    from .data.sources import load_images
+    from .networks.zoo import image_size
+
+    network = api.load_compressed(model, weights, report) if report else _network(model, weights, mean, std)
+    images = load_images(data, "test", root=root, size=image_size(model))
+    names = {"top1": "top-1", "top5": "top-5", "mean_iou": "mean IoU"}
+    found = ", ".join(f"{names[name]} {value:.2f} %" for name, value in api.evaluate(network, images).items())
+    typer.echo(f"{model}: {found} on {len(images)} images")
+
+
+# Notebooks and the book -------------------------------------------------------------------------------------------
+
+
+@app.command()
+def synthesize(
+    scheme: Annotated[str, typer.Option(help="gaussian, inception, bns or bns_inception")] = "bns",
+    profile: Profile = "book",
+    seed: int = 0,
+    parameter: Settings = None,
+):
+    """Make the images that 02_kw_calibration and other chapters read; a set that was interrupted is completed."""
+    from .book import chapters, parameters
+    from .config import pairs
+
+    config = parameters.resolve("02_kw_calibration", profile, pairs(parameter or []), seed)
+    net = chapters.network(config)
+    made = chapters.calibration_images(net, config, scheme)
+    typer.echo(f"{len(made)} images of scheme {made.name} -> {chapters.images_path(net, config, scheme)}")
+
+
+@app.command()
+def run(
+    notebook: Annotated[str, typer.Argument(help="a notebook of notebooks/, with or without .ipynb")],
+    profile: Profile = "book",
+    seed: int = 0,
+    parameter: Settings = None,
+    out: Annotated[Path | None, typer.Option(help="the executed notebook")] = None,
+    record: Annotated[Path | None, typer.Option(help="the record")] = None,
+    timeout: Annotated[int | None, typer.Option(help="seconds a cell may take", min=1)] = None,
+    bar: Annotated[bool, typer.Option(help="show a progress bar")] = True,
+):
+    """Execute one notebook with checked parameters; write it and its record, or nothing."""
+    from .book.run import run_notebook
+    from .config import pairs
+
+    paths = run_notebook(notebook, profile, seed, pairs(parameter or []), out, record, timeout, bar)
+    typer.echo("\n".join(str(path) for path in paths))
+
+
+@app.command()
+def build(
+    goal: Annotated[str, typer.Argument(help="book, notebooks, images or audit")] = "book",
+    profile: Profile = "book",
+    cores: Annotated[int | None, typer.Option(help="processor cores to use; default 2", min=1)] = None,
+):
+    """Bring the book (or a part of it) up to date: only what changed is made again."""
+    from .book import build as book
+
+    book.build(goal, profile, cores)
+    if goal == "book":
+        typer.echo(f"The book is ready: {book.HTML / 'index.html'}")
+
+
+@app.command(hidden=True)
+def stage(notebooks: list[str], profile: Profile = "book"):
+    """Put together the sources of the book in _build/src."""
+    from .book import build as book
+
+    book.stage(profile, notebooks)
+
+
+@app.command(hidden=True)
+def render(profile: Profile = "book"):
+    """Render _build/src to _build/html."""
+    from .book import build as book
+
+    book.render(profile)
+
+
+@app.command(hidden=True)
+def publish(notebooks: list[str], profile: Profile = "book", seeds: Annotated[int, typer.Option(min=1)] = 5):
+    """Copy the fresh records of seeds 0, 1, ... to book/records."""
+    from .book.build import publish_records
+
+    count = publish_records(profile, notebooks, list(range(seeds)))
+    typer.echo(f"{count} records are in book/records")
+
+
+@app.command(hidden=True)
+def shorten(
+    folder: Annotated[Path, typer.Argument(help="where the copies go")],
+    profile: Annotated[str, typer.Option(help="whose parameters they get")] = "smoke",
+):
+    """Copy every notebook with the parameters of a short profile, for nbval."""
+    from .book.run import short_copies
+
+    typer.echo(f"{len(short_copies(folder, profile))} notebooks -> {folder}")
+
+
+# Evidence, and the checkout ---------------------------------------------------------------------------------------
+
+
+@app.command()
+def ledger(
+    check: Annotated[bool, typer.Option("--check", help="only look for what is broken in the records; exit 1")] = False,
+    pages: Annotated[Path | None, typer.Option(help="also write the book's pages to this folder")] = None,
+):
+    """Join all records with the papers' claims: _build/ledger.json and _build/ledger.csv."""
+    from .book.pages import write_pages
+    from .evidence import claims
+    from .evidence import ledger as book
+
+    if check:
+        said = book.problems()
+        for sentence in said:
+            typer.echo(sentence, err=True)
+        if said:
+            raise typer.Exit(1)
+        typer.echo(f"every record can be read, and every claim in them is one of the {len(claims.claims())}.")
+        return
+    rows = book.build()
+    book.write(rows, book.additions())
+    if pages:
+        write_pages(pages)
+    for paper, by_state in book.counts(rows).items():
+        typer.echo(f"{paper}: " + ", ".join(f"{number} {state}" for state, number in by_state.items() if number))
+
+
+@app.command()
+def doctor(seal: Annotated[bool, typer.Option(help="write data_stubs/SHA256SUMS anew")] = False):
+    """Examine the checkout: Python, packages, embedded files, disk, left-overs; exit 1 if something is broken."""
+    from . import files
+    from .book.doctor import check_up
+
+    if seal:
+        typer.echo(f"wrote {files.seal()}")
+    elif not check_up():
+        raise typer.Exit(1)
 
 
 def main() -> None:
-    try:
-        app()
-    except DataFreeError as error:
-        typer.echo(f"datafree: {error}", err=True)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        typer.echo("datafree: interrupted; run the same command again to go on.", err=True)
-        sys.exit(130)
+    """The program `datafree`."""
+    app(prog_name="datafree")
 
 
 if __name__ == "__main__":

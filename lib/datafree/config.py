@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import difflib
 import re
-from typing import Any, Literal, get_args, get_origin
+from collections.abc import Iterable, Iterator
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
@@ -32,9 +34,16 @@ def scalar(text: str) -> bool | int | float | str | None:
     return text
 
 
-def triple(text: str) -> tuple[float, ...] | None:
-    """Three numbers from a parameter such as '0.485 0.456 0.406'; None where it is empty."""
-    return tuple(float(part) for part in text.replace(",", " ").split()) or None
+def triple(text: str) -> tuple[float, float, float] | None:
+    """Three numbers from text such as '0.485 0.456 0.406', with spaces or commas; None where it is empty."""
+    parts = text.replace(",", " ").split()
+    try:
+        numbers = tuple(map(float, parts))
+    except ValueError:
+        numbers = ()
+    if parts and len(numbers) != 3:
+        raise DataFreeError(f"'{text}' was given in place of three numbers; write them like '0.49 0.48 0.45'.")
+    return numbers or None
 
 
 class Strict(BaseModel):
@@ -43,14 +52,32 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, validate_default=True)
 
 
-def explain(error: ValidationError, what: str) -> str:
+def suggestion(name: str, known: Any) -> str:
+    """' (did you mean ...?)' with the nearest of the known names, or nothing."""
+    match = difflib.get_close_matches(str(name), list(known), n=1)
+    return f" (did you mean '{match[0]}'?)" if match else ""
+
+
+def explain(error: ValidationError, what: str, cls: type[Strict]) -> str:
     """Turn pydantic's report into one sentence that says which parameter, what was given, what is expected."""
-    parts = []
+    parts, known = [], ""
     for e in error.errors():
         name = ".".join(str(p) for p in e["loc"]) or "value"
-        given = "" if e["type"] in ("missing", "extra_forbidden") else f" (given: {e['input']!r})"
-        parts.append(f"parameter '{name}': {e['msg'][0].lower()}{e['msg'][1:]}{given}")
-    return f"{what}: " + "; ".join(parts) + "."
+        if e["type"] == "extra_forbidden":
+            fields = _fields(cls, e["loc"][:-1])
+            parts.append(f"parameter '{name}': it is not known{suggestion(e['loc'][-1], fields)}")
+            known = f" Known parameters: {', '.join(fields)}."
+        else:
+            given = "" if e["type"] == "missing" else f" (given: {e['input']!r})"
+            parts.append(f"parameter '{name}': {e['msg'][0].lower()}{e['msg'][1:]}{given}")
+    return f"{what}: " + "; ".join(parts) + "." + known
+
+
+def _fields(cls: type[Strict] | None, groups: Iterable[Any]) -> list[str]:
+    """The names that can be set in the group at that place."""
+    for group in groups:
+        cls = group_of(cls, group)
+    return list(cls.model_fields) if cls else []
 
 
 def validate(cls: type[Strict], values: dict[str, Any], what: str | None = None) -> Any:
@@ -58,11 +85,7 @@ def validate(cls: type[Strict], values: dict[str, Any], what: str | None = None)
     try:
         return cls(**values)
     except ValidationError as error:
-        known = ", ".join(cls.model_fields)
-        text = explain(error, what or cls.__name__)
-        if "extra inputs" in text:
-            text += f" Known parameters: {known}."
-        raise DataFreeError(text) from None
+        raise DataFreeError(explain(error, what or cls.__name__, cls)) from None
 
 
 def schema(name: str, **fields: Any) -> type[Strict]:
@@ -70,16 +93,70 @@ def schema(name: str, **fields: Any) -> type[Strict]:
     return create_model(name, __base__=Strict, **fields)
 
 
-def suggestion(name: str, known: Any) -> str:
-    """' (did you mean ...?)' with the nearest of the known names, or nothing."""
-    match = difflib.get_close_matches(str(name), list(known), n=1)
-    return f" (did you mean '{match[0]}'?)" if match else ""
+# Parameters as people type them ---------------------------------------------------------------------------------------
 
 
-def _read_text(cls: type[Strict], name: str, value: Any) -> Any:
-    """Text from the command line as the value it stands for; text fields keep it as it is."""
-    if not isinstance(value, str) or name not in cls.model_fields:
-        return value
-    kind = cls.model_fields[name].annotation
-    is_text = kind is str or (get_origin(kind) is Literal and all(isinstance(a, str) for a in get_args(kind)))
-    return value if is_text else scalar(value)
+def pairs(given: Iterable[str]) -> dict[str, str]:
+    """Split NAME=VALUE; DataFreeError for anything else and for a name given twice."""
+    values: dict[str, str] = {}
+    for pair in given:
+        name, equals, value = pair.partition("=")
+        if not equals or not name:
+            raise DataFreeError(f"'-p {pair}' was not understood; write '-p NAME=VALUE', for instance '-p steps=100'.")
+        if name in values:
+            raise DataFreeError(f"the parameter '{name}' was given twice; give it once.")
+        values[name] = value
+    return values
+
+
+def from_text(cls: type[Strict], values: dict[str, Any]) -> dict[str, Any]:
+    """What the texts in `values` mean to `cls`; whatever is no text stays as it is.
+
+    A dot leads into a group: {"recovery.steps": "100"} becomes {"recovery": {"steps": 100}}. Names that `cls` does not
+    know are kept, so that `validate` can name them.
+    """
+    tree: dict[str, Any] = {}
+    for name, value in values.items():
+        *groups, leaf = name.split(".")
+        place, kind = tree, cls
+        for group in groups:
+            place = place.setdefault(group, {}) if isinstance(place, dict) else None
+            kind = group_of(kind, group)
+        if not isinstance(place, dict) or isinstance(place.get(leaf), dict):
+            raise DataFreeError(f"'{name}' is given both as a value and as a group; give one of them.")
+        place[leaf] = _meaning(value, _kinds(kind, leaf)) if isinstance(value, str) else value
+    return tree
+
+
+def group_of(cls: type[Strict] | None, name: str) -> type[Strict] | None:
+    """The class of the settings that the field `name` holds, also where it may be None; None for any other field."""
+    return next((k for k in _kinds(cls, name) if isinstance(k, type) and issubclass(k, Strict)), None)
+
+
+def _kinds(cls: type[Strict] | None, name: str) -> list[Any]:
+    """The types that a field allows, without their bounds: `Annotated[int, ...] | None` gives int and NoneType."""
+    field = cls.model_fields.get(name) if cls else None
+    return list(_alternatives(field.annotation)) if field else []
+
+
+def _alternatives(kind: Any) -> Iterator[Any]:
+    if get_origin(kind) is Annotated:
+        yield from _alternatives(get_args(kind)[0])
+    elif get_origin(kind) in (Union, UnionType):
+        for part in get_args(kind):
+            yield from _alternatives(part)
+    else:
+        yield kind
+
+
+def _meaning(text: str, kinds: list[Any]) -> Any:
+    """Text fields keep their text; three numbers become a tuple; anything else is a scalar of YAML."""
+    if NoneType in kinds and scalar(text) is None:
+        return None
+    if any(get_origin(kind) is tuple for kind in kinds):
+        return triple(text)
+    return text if any(map(_is_text, kinds)) else scalar(text)
+
+
+def _is_text(kind: Any) -> bool:
+    return kind is str or (get_origin(kind) is Literal and all(isinstance(a, str) for a in get_args(kind)))

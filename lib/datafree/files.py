@@ -120,6 +120,11 @@ def weights_name(path: Path) -> Path:
     return Path(path)
 
 
+def unwritable(path: Path, error: OSError) -> DataFreeError:
+    """What to raise where the system does not let us write `path`."""
+    return DataFreeError(f"cannot write '{path}' ({error.strerror}); choose a folder that is writable and has room.")
+
+
 def write_atomically(path: Path, write: Callable[[Path], object]) -> Path:
     """Call `write` with a temporary name beside `path`, then rename: readers see all of it or nothing."""
     path = Path(path)
@@ -127,9 +132,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
     except OSError as error:
-        raise DataFreeError(
-            f"cannot write '{path}' ({error.strerror}); choose a folder that is writable and has room."
-        ) from None
+        raise unwritable(path, error) from None
     os.close(handle)
     temporary = Path(name)
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from pathlib import Path
 from typing import Annotated
@@ -12,13 +13,14 @@ import torch.nn.functional as F
 from pydantic import Field
 from safetensors.torch import save_file
 from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
 from tqdm.auto import tqdm
 
 from . import files
 from .config import Strict
 from .core.flops import count_macs, count_parameters
 from .core.metrics import mean_iou, top1
-from .core.optimization import rate_at
+from .core.optimization import rate_factor
 from .core.precision import autocast, bf16_pays
 from .core.provenance import provenance
 from .data.images import random_crop_and_mirror
@@ -34,7 +36,7 @@ class TrainConfig(Strict):
     """Everything that decides a training run."""
 
     model: str = Field(description="one of datafree.networks.zoo.ARCHITECTURES")
-    data: str = Field(description="data set name, as in datafree.data.sources.load_images")
+    data: str = Field("cifar10", description="data set name, as in datafree.data.sources.load_images")
     root: str | None = Field(None, description="where torchvision's data sets lie")
     mean: tuple[float, float, float] = Field(CIFAR_MEAN, description="of the input normalisation")
     std: tuple[Spread, Spread, Spread] = Field(CIFAR_STD, description="of the input normalisation")
@@ -87,8 +89,10 @@ class Trainer:
         self.model = build_network(config.model, classes=len(self.train_set.classes), mean=config.mean, std=config.std)
         strided_depthwise_in_float(self.model).to(memory_format=torch.channels_last)
         self.optimizer = torch.optim.SGD(
-            _groups(self.model, config.decay), lr=0.0, momentum=config.momentum, nesterov=True
+            _groups(self.model, config.decay), lr=config.rate, momentum=config.momentum, nesterov=True
         )
+        steps = config.epochs * (len(self.train_set) // config.batch)
+        self.schedule = LambdaLR(self.optimizer, lambda step: rate_factor(step, steps, config.warmup))
         self.generator = torch.Generator().manual_seed(config.seed)
         self.log: list[dict] = []
         self.pixelwise = self.train_set.labels.ndim == 3
@@ -122,8 +126,8 @@ class Trainer:
         losses, correct = 0.0, 0
         self.model.train()
         for i in tqdm(range(per_epoch), desc=f"epoch {epoch}", leave=False, disable=None):
-            rate = rate_at(epoch * per_epoch + i, config.epochs * per_epoch, config.rate, config.warmup)
-            loss, hits = self._step(order[i * config.batch : (i + 1) * config.batch], rate)
+            rate = self.schedule.get_last_lr()[0]
+            loss, hits = self._step(order[i * config.batch : (i + 1) * config.batch])
             losses, correct = losses + loss, correct + hits
         seen = per_epoch * config.batch * self.train_set.labels[0].numel()
         measure = mean_iou if self.pixelwise else top1
@@ -146,10 +150,8 @@ class Trainer:
             x = random_crop_and_mirror(x, self.generator)
         return x.float().div_(255).contiguous(memory_format=torch.channels_last), y
 
-    def _step(self, index: torch.Tensor, rate: float) -> tuple[float, int]:
+    def _step(self, index: torch.Tensor) -> tuple[float, int]:
         x, y = self._draw(index)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
         with autocast(self.config.bf16 and bf16_pays()):
             logits = self.model(x)
         loss = F.cross_entropy(logits.float(), y, ignore_index=-1)
@@ -158,6 +160,7 @@ class Trainer:
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
+        self.schedule.step()
         return loss.item(), int((logits.argmax(1) == y).sum())
 
     def _diverged(self, what: str) -> None:
@@ -170,6 +173,7 @@ class Trainer:
         state = {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
             "generator": self.generator.get_state(),
             "log": self.log,
             "config": self.config.model_dump(),
@@ -189,6 +193,7 @@ class Trainer:
             )
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
         self.generator.set_state(state["generator"])
         self.log = state["log"]
         tqdm.write(f"going on after epoch {len(self.log) - 1}")
@@ -220,13 +225,13 @@ def data_name(config: TrainConfig) -> str:
 
 
 def command(config: TrainConfig, out: Path) -> str:
-    """The command line that repeats a run."""
-    usual = (config.mean, config.std) == (CIFAR_MEAN, CIFAR_STD)
-    own = "".join(f" --{k} '{' '.join(map(str, getattr(config, k)))}'" for k in ("mean", "std") if not usual)
-    return (
-        f"datafree train {config.model} --data {data_name(config)}{own} --epochs {config.epochs} --batch {config.batch} "
-        f"--rate {config.rate:g} --decay {config.decay:g} --warmup {config.warmup:g} --seed {config.seed} --out {out.name}"
-    )
+    """The command line that repeats a run: what differs from the defaults, without a machine's paths."""
+    values = config.model_dump(exclude={"model", "root"}, exclude_defaults=True)
+    if "data" in values:
+        values["data"] = data_name(config)
+    texts = (" ".join(map(str, v)) if isinstance(v, tuple) else str(v) for v in values.values())
+    settings = (part for name, text in zip(values, texts) for part in ("-p", f"{name}={text}"))
+    return shlex.join(["datafree", "train", config.model, *settings, "--out", out.name])
 
 
 def train(config: TrainConfig, out: str | Path) -> dict:

@@ -7,7 +7,7 @@ from torch import nn
 
 from datafree import DataFreeError
 from datafree.baselines import adaround
-from datafree.core import levels
+from datafree.core import quantized, quantizer
 from datafree.core.graph import fold_all
 
 
@@ -25,6 +25,10 @@ LAYERS = {
 }  # fmt: skip
 
 
+def grid_of(weight, bits):
+    return quantizer.affine_grid(*quantizer.weight_range(weight, per_channel=False), bits, zero_on_grid=False)
+
+
 @pytest.fixture(params=LAYERS)
 def case(request):
     torch.manual_seed(0)
@@ -35,12 +39,12 @@ def case(request):
 def test_start_is_the_fraction_and_decided_is_nearest_rounding(case):
     layer, _ = case
     weight = layer.weight.detach()
-    low, high = levels.weight_limits(weight)
-    exact = (weight - low) / levels.step_of(low, high, 4)
-    h = adaround.rectified_sigmoid(adaround._logit(exact - exact.floor()))
+    grid = grid_of(weight, 4)
+    exact = (weight - grid.origin) / grid.scale
+    h = adaround.rectified_sigmoid(adaround.inverse_rectified_sigmoid(exact - exact.floor()))
     torch.testing.assert_close(h, exact - exact.floor(), atol=1e-5, rtol=1e-4)
-    nearest = levels.from_integers(exact.floor() + (h > 0.5), low, high, 4)
-    torch.testing.assert_close(nearest, levels.round_weight(weight, 4), atol=1e-6, rtol=1e-5)
+    nearest = quantizer.from_integers(exact.floor() + (h > 0.5), grid)
+    torch.testing.assert_close(nearest, quantizer.fake_quantize(weight, grid), atol=1e-6, rtol=1e-5)
 
 
 def test_solution_lies_on_levels_next_to_the_weight_and_is_no_worse_than_nearest(case):
@@ -48,10 +52,9 @@ def test_solution_lies_on_levels_next_to_the_weight_and_is_no_worse_than_nearest
     before = layer.weight.clone()
     found = adaround.round_adaptively(layer, x, 3, quick())
     assert torch.equal(layer.weight, before) and found.error <= found.nearest
-    low, high = levels.weight_limits(before)
-    step = levels.step_of(low, high, 3)
-    assert ((found.weight - before).abs() <= step * 1.001).all()
-    index = (found.weight - low) / step
+    grid = grid_of(before, 3)
+    assert ((found.weight - before).abs() <= grid.scale * 1.001).all()
+    index = (found.weight - grid.origin) / grid.scale
     torch.testing.assert_close(index, index.round(), atol=1e-3, rtol=0)
     assert index.min() > -0.5 and index.max() < 7.5
     change = adaround.response(layer, found.weight - before, x).square().mean()
@@ -69,11 +72,10 @@ def test_few_weights_reach_the_best_of_all_roundings():
     torch.manual_seed(1)
     layer, x = nn.Linear(6, 1), 1 + 0.2 * noise(200, 6)
     found = adaround.round_adaptively(layer, x, 2, quick(steps=600))
-    low, high = levels.weight_limits(layer.weight)
-    step = levels.step_of(low, high, 2)
-    floor = ((layer.weight - low) / step).floor()
+    grid = grid_of(layer.weight, 2)
+    floor = ((layer.weight - grid.origin) / grid.scale).floor()
     ups = torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * 6)
-    weights = levels.from_integers((floor + ups).clamp(0, 3), low, high, 2)
+    weights = quantizer.from_integers((floor + ups).clamp(0, 3), grid)
     best = ((weights - layer.weight) @ x.T).square().mean(1).min().item()
     assert found.error <= 1.5 * best + 1e-9
 
@@ -98,7 +100,7 @@ def test_beta_waits_then_falls():
 def test_a_network_is_rounded_layer_by_layer():
     torch.manual_seed(0)
     net = fold_all(with_statistics(Tiny(), side=8))
-    student = levels.replaced(net, ["conv", "linear"], lambda layer: levels.LevelLayer(layer, 3, 8))
+    student = quantized.convert(quantized.prepare(net, 3, 8, per_channel=False, zero_on_grid=False))
     shapes = {"conv": (3,), "linear": (4,)}
     asked = {}
 
@@ -108,7 +110,7 @@ def test_a_network_is_rounded_layer_by_layer():
 
     found = adaround.round_network(student, net, draw, quick(steps=50))
     assert asked == {"conv": (3, 3), "linear": (1, 1)} and set(found) == set(shapes)
-    assert torch.equal(student.conv.core.weight, found["conv"].weight) and student.conv.inner.bias is not None
+    assert torch.equal(student.conv.core.weight, found["conv"].weight) and student.conv.core.bias is not None
     assert all(r.error <= r.nearest for r in found.values())
 
 

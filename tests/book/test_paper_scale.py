@@ -91,9 +91,7 @@ def test_distillation_and_correspondence_have_their_rows():
 
 
 @pytest.mark.parametrize("missing", [None, []])
-def test_a_value_that_is_missing_is_a_dash(missing):
-    assert paper_scale._values([missing]) == "–"
-
-
-def test_one_number_has_no_deviation():
-    assert paper_scale._values([0.0222]) == "0.0222"
+def test_a_value_that_is_missing_is_a_dash_and_one_number_has_no_deviation(missing):
+    sets = {"CIFAR-10": missing, "random": 0.02222}
+    text = paper_scale.page([record("04_kw_correspondence", pooled={"CIFAR-10": sets})])
+    assert "| J_KL (nats) | here | – | 0.0222 |" in text

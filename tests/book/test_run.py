@@ -14,8 +14,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from datafree import cli_build, files
-from datafree.book import parameters, run
+from datafree import files
+from datafree.book import locks, parameters, run
 from datafree.errors import DataFreeError
 
 NAME = "00_start"
@@ -109,9 +109,9 @@ def test_a_place_that_cannot_be_written_is_refused_before_a_kernel_starts(notebo
 def test_a_second_writer_is_refused_and_told_who_is_first(notebooks, no_kernel, tmp_path):
     write_notebook(notebooks)
     out = places(tmp_path)["out"]
-    with run.sole_writer(out), pytest.raises(DataFreeError, match=f"process {os.getpid()} .*kill {os.getpid()}"):
+    with locks.sole_writer(out), pytest.raises(DataFreeError, match=f"process {os.getpid()} .*kill {os.getpid()}"):
         run.run_notebook(NAME, "smoke", 0, **places(tmp_path))
-    assert run.holder(run.lock_path(out)) is None
+    assert locks.holder(locks.lock_path(out)) is None
 
 
 def test_a_good_run_leaves_notebook_and_record_and_nothing_else(notebooks, tmp_path):
@@ -170,18 +170,6 @@ def test_runs_with_changed_parameters_stay_out_of_the_ledgers_records():
     plain, changed = run.places(NAME, "book", 0), run.places(NAME, "book", 0, {"images": 7})
     assert "records" in plain[1].parts and "records" not in changed[1].parts
     assert run.places(NAME, "book", 0, {"images": 8}) != changed
-
-
-@pytest.mark.parametrize(
-    ("pairs", "said"), [(["steps"], "NAME=VALUE"), (["=3"], "NAME=VALUE"), (["a=1", "a=2"], "twice")]
-)
-def test_malformed_parameters_on_the_command_line(pairs, said):
-    with pytest.raises(DataFreeError, match=said):
-        cli_build.overrides(pairs)
-
-
-def test_values_on_the_command_line_may_hold_equals_signs():
-    assert cli_build.overrides(["data=folder:/a=b", "root="]) == {"data": "folder:/a=b", "root": ""}
 
 
 def small_root(tmp_path, *cells: str) -> Path:

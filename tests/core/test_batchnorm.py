@@ -101,11 +101,29 @@ def test_analytic_gradient_against_finite_differences():
     scale, shift = torch.rand(1, 2, 1, 1, dtype=torch.float64) + 0.5, torch.rand(1, 2, 1, 1, dtype=torch.float64)
 
     def function(z):
-        return batchnorm._BatchNormWithMoments.apply(z, scale, shift)
+        return batchnorm.BatchNormWithMoments.apply(z, scale, shift)
 
     # float() inside the function makes single precision of it, so steps and tolerances are those of float32
     z = torch.randn(3, 2, 4, 4, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(function, z, eps=1e-2, atol=1e-2, rtol=1e-2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_kernel_and_the_plain_equation_agree_in_values_and_gradients(dtype):
+    g = torch.Generator().manual_seed(0)
+    z = (1 + 2 * torch.randn(6, 4, 5, 7, generator=g)).to(dtype)
+    scale, shift = torch.rand(1, 4, 1, 1, generator=g) + 0.5, torch.randn(1, 4, 1, 1, generator=g)
+    weights = torch.randn(z.shape, generator=g), torch.randn(4, generator=g), torch.randn(4, generator=g)
+    found = []
+    for way in (batchnorm.BatchNormWithMoments.apply, batchnorm.batchnorm_with_moments):
+        x = z.clone().requires_grad_()
+        values = way(x, scale, shift)
+        loss = sum((w * v.float()).sum() for w, v in zip(weights, values))
+        found.append((*values, *torch.autograd.grad(loss, x)))
+    near = dict(rtol=2e-2, atol=4e-2) if dtype == torch.bfloat16 else dict(rtol=1e-4, atol=1e-5)
+    for fast, plain in zip(*found):
+        assert fast.dtype == plain.dtype
+        torch.testing.assert_close(fast, plain, **near)
 
 
 def test_capture_changes_nothing_and_cleans_up():

@@ -1,12 +1,16 @@
-"""Accuracy, agreement and costs against numbers counted by hand."""
+"""Accuracy, agreement, mean IoU and costs against numbers counted by hand, and by other packages."""
 
 import pytest
 import torch
+from conftest import named_pixels
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import confusion_matrix
 from torch import nn
 
 from datafree.core import quantized
 from datafree.core.flops import count_macs, count_parameters, weight_bytes
-from datafree.core.metrics import agreement, class_accuracy, outputs, top1, top5, topk
+from datafree.core.metrics import agreement, class_accuracy, class_iou, confusion, mean_iou, outputs, top1, top5, topk
 from datafree.data.images import ImageSet, generated
 from datafree.data.sources import load_images
 from datafree.errors import DataFreeError
@@ -98,7 +102,7 @@ def test_resnet20_has_the_count_everybody_finds():
 
 
 def calibrated(model, **bits):
-    student = quantized.quantized(model, **bits)
+    student = quantized.prepare(model, **bits)
     with quantized.observing(student), torch.no_grad():
         student(torch.rand(4, 3, 8, 8))
     return student
@@ -137,3 +141,84 @@ def test_a_class_without_images_has_no_accuracy():
     net, images = load_network("resnet20"), load_images("cifar10-stub", "test").per_class(2)
     by_class = class_accuracy(net, images[images.labels != 3])
     assert by_class[3].isnan() and by_class.isnan().sum() == 1
+
+
+def test_a_case_by_hand():
+    labels, predicted = torch.tensor([[0, 0, 0], [1, 1, -1]]), torch.tensor([[0, 0, 1], [1, 0, 2]])
+    table = confusion(predicted, labels, 4)
+    assert table[:2, :2].tolist() == [[2, 1], [1, 1]] and table.sum() == 5
+    iou = class_iou(table)
+    assert iou[:2].tolist() == pytest.approx([50.0, 100 / 3]) and iou[2:].isnan().all()
+
+
+class Oracle(nn.Module):
+    """Gives each pixel the class that its first channel names; the side of the output may be cut."""
+
+    def __init__(self, classes, cut=0):
+        super().__init__()
+        self.classes, self.cut = classes, cut
+
+    def forward(self, x):
+        values = (x[:, 0] * 255).round().long()[:, self.cut :]
+        return nn.functional.one_hot(values, self.classes).permute(0, 3, 1, 2).float()
+
+
+labelled = st.integers(1, 40).flatmap(
+    lambda n: st.tuples(*[st.lists(st.integers(low, 4), min_size=n, max_size=n) for low in (-1, 0)])
+)
+
+
+@given(labelled)
+def test_against_sets_of_pixels(pair):
+    labels, predicted = map(torch.tensor, pair)
+    iou = class_iou(confusion(predicted, labels, 5))
+    known = [i for i in range(len(labels)) if labels[i] >= 0]
+    for k in range(5):
+        a, b = ({i for i in known if values[i] == k} for values in (labels, predicted))
+        assert iou[k].isnan() if not a | b else iou[k].item() == pytest.approx(100 * len(a & b) / len(a | b))
+
+
+def test_a_perfect_network_has_all_and_batches_do_not_matter():
+    images = named_pixels()
+    assert mean_iou(Oracle(5), images, batch=3) == 100
+    wrong = ImageSet(images.pixels, images.labels.roll(1, 0), images.classes, "wrong")
+    assert mean_iou(Oracle(6), wrong, batch=2) == pytest.approx(mean_iou(Oracle(5), wrong))
+
+
+@pytest.mark.parametrize("oracle", [Oracle(4), Oracle(5, cut=1)])
+def test_outputs_that_do_not_fit_are_refused(oracle):
+    images = named_pixels()
+    images = ImageSet(images.pixels.clamp(max=3), images.labels, images.classes, "named")
+    with pytest.raises(DataFreeError, match="does not fit the labels of 'named': 5 classes"):
+        mean_iou(oracle, images)
+
+
+def test_the_two_kinds_of_labels_are_kept_apart():
+    with pytest.raises(DataFreeError, match="one label an image; mean IoU needs one for every pixel"):
+        mean_iou(Oracle(5), load_images("digits-stub", "test")[:2])
+    with pytest.raises(DataFreeError, match="labels pixels; use metrics.mean_iou"):
+        top1(Oracle(5), named_pixels())
+
+
+# Against packages of others
+
+
+@pytest.mark.parametrize("k", [1, 5])
+def test_accuracy_is_that_of_torchmetrics(k, others_metrics):
+    generator = torch.Generator().manual_seed(k)
+    logits, labels = torch.rand(200, 6, generator=generator), torch.randint(0, 6, (200,), generator=generator)
+    expected = others_metrics.multiclass_accuracy(logits, labels, num_classes=6, top_k=k, average="micro")
+    assert topk(Table(), table(labels.tolist(), logits), k) == pytest.approx(100 * expected.item(), abs=1e-4)
+
+
+def test_the_confusion_matrix_and_its_iou_are_those_of_others(others_metrics):
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(-1, 5, (3, 20, 20), generator=generator)
+    predicted = torch.where(torch.rand(labels.shape, generator=generator) < 0.5, labels.clamp(min=0), 2)
+    seen = labels >= 0
+    counted = confusion(predicted, labels, 5)
+    assert counted.tolist() == confusion_matrix(labels[seen], predicted[seen], labels=range(5)).tolist()
+    expected = others_metrics.multiclass_jaccard_index(
+        predicted, labels, num_classes=5, ignore_index=-1, average="none"
+    )
+    torch.testing.assert_close(class_iou(counted).float(), 100 * expected)

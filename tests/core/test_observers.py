@@ -1,41 +1,68 @@
-"""ranges: each rule against its definition, and the mean that bias correction gives back."""
+"""Observers: each against its definition, over one batch and over several."""
+
+from functools import partial
 
 import pytest
 import torch
+from conftest import seeded
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from datafree.core import observers, quantized, quantizer
-from datafree.data.images import generated
-from datafree.data.sources import load_images
-from datafree.networks.weights import load_network, state_hash
-from datafree.papers.knowledge_within import calibration
+from datafree.core import observers, quantizer, range_search
+from datafree.errors import DataFreeError
 
 
 def values(n=4000, seed=0):
-    x = torch.randn(n, generator=torch.Generator().manual_seed(seed))
+    x = torch.randn(n, generator=seeded(seed))
     x[0] = 40.0  # an outlier
     return x
 
 
 def error(x, ends, bits=4):
-    return (quantizer.round_to_grid(x, *quantizer.affine_parameters(*ends, bits), bits) - x).square().mean()
+    return (quantizer.round_to_grid(x, quantizer.affine_grid(*ends, bits)) - x).square().mean()
+
+
+def observed(observer, *batches):
+    for x in batches:
+        observer.observe(x)
+    return observer.range()
+
+
+def test_chunk_extremes_by_hand():
+    x = torch.zeros(32, 2, 3, 3)
+    x[3, 0, 0, 0], x[20, 1, 2, 2], x[31, 0, 1, 1] = 5.0, 7.0, -4.0
+    low, high = observers.chunk_extremes(x, 16)
+    assert (low.item(), high.item()) == (-2.0, 6.0)
+
+
+@settings(max_examples=20)
+@given(st.integers(1, 40), st.integers(1, 20))
+def test_chunk_extremes_in_any_layout(n, chunk):
+    x = torch.randn(n, 3, 4, 5)
+    layouts = [x, x.contiguous(memory_format=torch.channels_last)]
+    whole = n // chunk * chunk
+    parts = x[:whole].split(chunk) if whole else [x]
+    expected = [torch.stack([f(p) for p in parts]).mean() for f in (torch.min, torch.max)]
+    for layout in layouts:
+        torch.testing.assert_close(torch.stack(observers.chunk_extremes(layout, chunk)), torch.stack(expected))
 
 
 def test_percentiles_leave_the_stated_share_outside():
     x = values(100_000)
-    low, high = observers.percentile_range(x, 4)
+    low, high = observers.percentile_range(x)
     outside = ((x < low) | (x > high)).float().mean().item()
     assert outside == pytest.approx(1 - observers.PERCENTILE, rel=0.1)
 
 
 def test_percentiles_of_a_constant_are_the_constant():
-    low, high = observers.percentile_range(torch.full((10,), 3.0), 4)
+    low, high = observers.percentile_range(torch.full((10,), 3.0))
     assert low == high == 3.0
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8])
 def test_mse_range_is_never_worse_than_extremes(bits):
     x = values()
-    assert error(x, observers.mse_range(x, bits), bits) <= error(x, observers.extremes(x, bits), bits) + 1e-9
+    assert error(x, observers.mse_range(x, bits), bits) <= error(x, observers.extremes(x), bits) + 1e-9
 
 
 def test_mse_range_is_the_best_of_its_shrinks():
@@ -45,41 +72,51 @@ def test_mse_range_is_the_best_of_its_shrinks():
     assert best <= min(all_errors) + 1e-9 and min(all_errors) < max(all_errors)
 
 
-@pytest.fixture(scope="module")
-def case():
-    net = load_network("resnet20")
-    pool = load_images("cifar10-stub", "train").per_class(5)
-    return net, pool.floats()
+BATCHES = [values(2000, seed).view(40, 50) * (1 + seed) for seed in range(3)]
+RULES = {
+    "extremes": (observers.MinMaxObserver, observers.extremes),
+    "moving": (observers.MovingAverageMinMaxObserver, observers.extremes),
+    "chunks": (partial(observers.ChunkAverageObserver, chunk=8), lambda x: observers.chunk_extremes(x, 8)),
+    "percentile": (observers.PercentileObserver, observers.percentile_range),
+    "mse": (observers.MSEObserver, lambda x: observers.mse_range(x, 3)),
+    "search": (partial(observers.ExactSearchObserver, n=10), lambda x: range_search.search_range(x, 3, 10)),
+}
+"""What makes an observer from a width, and the ends that it should find in a batch at three bits."""
 
 
-def test_set_ranges_with_extremes_agrees_with_calibration_in_one_chunk(case):
-    net, images = case
-    ours = quantized.set_ranges(quantized.quantized(net, 4, 4), images, observers.extremes)
-    whole = generated(images, "all")
-    student = quantized.quantized(net, 4, 4)
-    with torch.no_grad(), quantized.observing(student, chunk=len(images)):
-        student(whole.floats())
-    for (_, a), (_, b) in zip(quantized.quantized_layers(ours), quantized.quantized_layers(student)):
-        assert torch.allclose(a.low, b.low) and torch.allclose(a.high, b.high)
-        assert a.batches == 1 and not a._forward_hooks
+@pytest.mark.parametrize("name", RULES)
+def test_one_batch_gives_its_own_ends(name):
+    make, rule = RULES[name]
+    torch.testing.assert_close(observed(make(3), BATCHES[0]), rule(BATCHES[0]))
 
 
-def test_bias_correction_gives_back_the_means(case):
-    net, images = case
-    student = quantized.set_ranges(quantized.quantized(net, 3, 4), images, observers.extremes)
-    names = [n for n, _ in quantized.quantized_layers(student)]
-    wanted = quantized._channel_means(net, names, images)
-    off = max((wanted[n] - m).abs().max() for n, m in quantized._channel_means(student, names, images).items())
-    quantized.correct_bias(student, net, images)
-    now = max((wanted[n] - m).abs().max() for n, m in quantized._channel_means(student, names, images).items())
-    assert now < 1e-3 < off
+@pytest.mark.parametrize("name", ["chunks", "percentile", "mse", "search"])
+def test_several_batches_give_the_mean_of_their_ends(name):
+    make, rule = RULES[name]
+    found = observed(make(3), *BATCHES)
+    expected = torch.stack([torch.stack(rule(x)) for x in BATCHES]).mean(0)
+    torch.testing.assert_close(torch.stack(found), expected)
 
 
-def test_bias_correction_leaves_the_teacher_alone(case):
-    net, images = case
-    before = state_hash(net)
-    student = calibration.calibrate(
-        quantized.quantized(net, 4, 4), generated(images, "x"), calibration.KnowledgeWithin(steps=1)
-    )
-    quantized.correct_bias(student, net, images[:10])
-    assert state_hash(net) == before
+def test_extremes_are_those_of_all_batches():
+    whole = torch.cat(BATCHES)
+    found = observed(observers.MinMaxObserver(), *BATCHES[::-1])
+    assert found == (whole.min(), whole.max())
+
+
+def test_a_moving_average_goes_its_share_of_the_way():
+    observer = observers.MovingAverageMinMaxObserver(averaging_constant=0.25)
+    low, high = observed(observer, torch.tensor([-1.0, 2.0]), torch.tensor([-5.0, 0.0]))
+    assert (low.item(), high.item()) == (-2.0, 1.5)
+
+
+def test_nothing_observed_is_no_range():
+    with pytest.raises(DataFreeError, match="no image at all"):
+        observers.MinMaxObserver().range()
+
+
+def test_an_observer_keeps_no_gradient_and_measures_in_float():
+    x = BATCHES[0].bfloat16().requires_grad_()
+    for make in (observers.MinMaxObserver, observers.ChunkAverageObserver):
+        for end in observed(make(), x):
+            assert end.dtype == torch.float32 and not end.requires_grad

@@ -43,7 +43,7 @@ def test_an_object_is_where_its_grey_level_is_above_the_threshold():
     item = torch.zeros(28, 28)
     item[:, 14:] = 1
     generator = torch.Generator().manual_seed(0)
-    scenes._paste(scene, labels, item, 3, *scenes._draws(generator))
+    scenes.paste(scene, labels, item, 3, scenes.Draws(generator))
     assert set(labels.unique().tolist()) == {0, 3}
     assert (scene[:, labels == 0] == 0.5).all()
     size = round(0.7 * 32)
@@ -55,9 +55,9 @@ def test_an_object_is_where_its_grey_level_is_above_the_threshold():
 def test_a_later_object_covers_an_earlier_one(monkeypatch):
     monkeypatch.setattr(scenes, "SIZES", (1.0, 1.0))
     scene, labels = torch.zeros(3, 16, 16), torch.zeros(16, 16, dtype=torch.int8)
-    draws = scenes._draws(torch.Generator().manual_seed(0))
+    draws = scenes.Draws(torch.Generator().manual_seed(0))
     for label in (1, 2):
-        scenes._paste(scene, labels, torch.ones(28, 28), label, *draws)
+        scenes.paste(scene, labels, torch.ones(28, 28), label, draws)
     assert (labels == 2).all()
 
 

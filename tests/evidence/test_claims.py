@@ -1,13 +1,8 @@
 """The transcribed facts, and what reads them."""
 
-import ast
-import re
-import textwrap
-
 import pytest
 
 from datafree import files
-from datafree.book import equations
 from datafree.errors import DataFreeError
 from datafree.evidence import claims as claims_module
 from datafree.evidence.claims import claim, paper_value
@@ -25,7 +20,7 @@ def papers(tmp_path, monkeypatch):
 def test_all_claims_are_there_once():
     claims = claims_module.claims()
     assert len(claims) == 196
-    assert {c.paper for c in claims.values()} == set(claims_module.papers()) == set(equations.PAPER_NAMES.values())
+    assert {c.paper for c in claims.values()} == set(claims_module.papers())
     assert sum(c.paper == "knowledge_within" for c in claims.values()) == 70
 
 
@@ -116,80 +111,3 @@ def test_missing_and_binary_files(papers):
     (papers / "tables.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(DataFreeError, match="tables.yaml'"):
         claims_module.papers()
-
-
-def _module(folder, text):
-    path = folder / "module.py"
-    path.write_text(textwrap.dedent(text))
-    return path
-
-
-def test_citations_are_found_in_first_sentences(tmp_path):
-    path = _module(
-        tmp_path,
-        '''
-        def one(x):
-            """The first
-            thing (The Knowledge Within, eq. 1).
-
-            Book: {ref}`kw-one`.
-            """
-
-        class Two:
-            """Second (FRanDI, section 3.2)."""
-
-            def three(self):
-                """Third (UDFC, eqs. 2 and 3)"""
-
-        def four():
-            """Not one of ours (Another Paper, eq. 4)."""
-
-        def five():
-            """Says it late.
-
-            More (UDFC, eq. 5).
-            """
-        ''',
-    )
-    found = equations._cited(path, "m")
-    assert [(e.paper, e.place, e.function, e.label) for e in found] == [
-        ("knowledge_within", "eq. 1", "m.one", "kw-one"),
-        ("frandi", "section 3.2", "m.Two", ""),
-        ("udfc", "eqs. 2 and 3", "m.Two.three", ""),
-    ]
-    assert found[0].what == "The first thing"
-
-
-def test_broken_python_is_named(tmp_path):
-    with pytest.raises(DataFreeError, match="module.py' is not valid Python"):
-        equations.parse(_module(tmp_path, "def ("))
-
-
-def test_a_name_in_a_string_is_no_test(tmp_path):
-    (tmp_path / "test_x.py").write_text(
-        "def test_a():\n    m.f(1)\ndef test_b():\n    'f'\nclass T:\n    def test_c(self):\n        f()\n"
-    )
-    found = equations._joined(equations.Equation("udfc", "eq. 1", "m.f", "", ""), equations._tests(tmp_path), [])
-    assert found.tests == ["test_x.py::test_a", "test_x.py::T::test_c"]
-
-
-def test_library_equations_are_indexed():
-    found = {e.function: e for e in equations.equations()}
-    divergence = found["datafree.core.batchnorm.bns_divergence"]
-    assert (divergence.paper, divergence.place, divergence.label) == ("knowledge_within", "eq. 1", "kw-bns")
-    order = [e.paper for e in equations.equations()]
-    assert order == sorted(order, key=list(equations.PAPER_NAMES.values()).index)
-
-
-def test_every_citation_of_an_equation_is_understood():
-    """A docstring that begins to cite a paper's equation must be in the index: no misspelt name is dropped silently.
-
-    Other papers are cited with their authors and year, and have no page of their own.
-    """
-    indexed = {e.function.rpartition(".")[2] for e in equations.equations()}
-    library = files.ROOT / "lib" / "datafree"
-    for path in sorted(library.rglob("*.py")):
-        for name, node in equations._definitions(equations.parse(path)):
-            first = (ast.get_docstring(node) or "").partition("\n\n")[0]
-            if re.search(r"\((?![^()]*et al\., \d{4})[^()]*, eqs?\. ?\d", first):
-                assert name.rpartition(".")[2] in indexed, f"{path.name}: {name}"

@@ -1,11 +1,9 @@
-"""Labels for pixels: the mean intersection over union, the small network, its training, PASCAL VOC, and FRanDI on all of it."""
+"""Labels for pixels: the small network, its training, PASCAL VOC, and FRanDI on all of it."""
 
 import numpy as np
 import pytest
 import torch
-from conftest import interrupt_training
-from hypothesis import given
-from hypothesis import strategies as st
+from conftest import interrupt_training, named_pixels
 from PIL import Image
 from torch import nn
 
@@ -16,9 +14,8 @@ from datafree.config import validate
 from datafree.core import batchnorm
 from datafree.core.flops import count_macs, count_parameters
 from datafree.core.graph import trace
-from datafree.core.metrics import class_iou, confusion, mean_iou, outputs, top1
+from datafree.core.metrics import mean_iou, outputs
 from datafree.data import scenes
-from datafree.data.images import ImageSet
 from datafree.data.sources import VOC_SIDE, load_images
 from datafree.errors import DataFreeError
 from datafree.networks.blocks import IMAGENET_MEAN, IMAGENET_STD
@@ -42,72 +39,6 @@ def some():
 @pytest.fixture(scope="module")
 def factors(net):
     return factorization.Factorizer(net, SHAPE)
-
-
-# Mean intersection over union -------------------------------------------------------------------------------------
-
-
-def test_a_case_by_hand():
-    labels, predicted = torch.tensor([[0, 0, 0], [1, 1, -1]]), torch.tensor([[0, 0, 1], [1, 0, 2]])
-    table = confusion(predicted, labels, 4)
-    assert table[:2, :2].tolist() == [[2, 1], [1, 1]] and table.sum() == 5
-    iou = class_iou(table)
-    assert iou[:2].tolist() == pytest.approx([50.0, 100 / 3]) and iou[2:].isnan().all()
-
-
-labelled = st.integers(1, 40).flatmap(
-    lambda n: st.tuples(*[st.lists(st.integers(low, 4), min_size=n, max_size=n) for low in (-1, 0)])
-)
-
-
-@given(labelled)
-def test_against_sets_of_pixels(pair):
-    labels, predicted = map(torch.tensor, pair)
-    iou = class_iou(confusion(predicted, labels, 5))
-    known = [i for i in range(len(labels)) if labels[i] >= 0]
-    for k in range(5):
-        a, b = ({i for i in known if values[i] == k} for values in (labels, predicted))
-        assert iou[k].isnan() if not a | b else iou[k].item() == pytest.approx(100 * len(a & b) / len(a | b))
-
-
-class Oracle(nn.Module):
-    """Gives each pixel the class that its first channel names; the side of the output may be cut."""
-
-    def __init__(self, classes, cut=0):
-        super().__init__()
-        self.classes, self.cut = classes, cut
-
-    def forward(self, x):
-        values = (x[:, 0] * 255).round().long()[:, self.cut :]
-        return nn.functional.one_hot(values, self.classes).permute(0, 3, 1, 2).float()
-
-
-def named_pixels(count=7, side=8, classes=5):
-    labels = torch.randint(0, classes, (count, side, side), generator=torch.Generator().manual_seed(0))
-    pixels = labels[:, None].expand(-1, 3, -1, -1).to(torch.uint8).contiguous()
-    return ImageSet(pixels, labels.to(torch.int8), [str(k) for k in range(classes)], "named")
-
-
-def test_a_perfect_network_has_all_and_batches_do_not_matter():
-    images = named_pixels()
-    assert mean_iou(Oracle(5), images, batch=3) == 100
-    wrong = ImageSet(images.pixels, images.labels.roll(1, 0), images.classes, "wrong")
-    assert mean_iou(Oracle(6), wrong, batch=2) == pytest.approx(mean_iou(Oracle(5), wrong))
-
-
-@pytest.mark.parametrize("oracle", [Oracle(4), Oracle(5, cut=1)])
-def test_outputs_that_do_not_fit_are_refused(oracle):
-    images = named_pixels()
-    images = ImageSet(images.pixels.clamp(max=3), images.labels, images.classes, "named")
-    with pytest.raises(DataFreeError, match="does not fit the labels of 'named': 5 classes"):
-        mean_iou(oracle, images)
-
-
-def test_the_two_kinds_of_labels_are_kept_apart(net, some):
-    with pytest.raises(DataFreeError, match="one label an image; mean IoU needs one for every pixel"):
-        mean_iou(net, load_images("digits-stub", "test")[:2])
-    with pytest.raises(DataFreeError, match="labels pixels; use segmentation.mean_iou"):
-        top1(net, some)
 
 
 # The network ------------------------------------------------------------------------------------------------------
@@ -147,8 +78,8 @@ def test_a_convolution_with_holes_is_split_exactly(dilation, stride):
 
 
 def test_full_ranks_change_nothing_and_costs_are_those_of_the_network(net, factors, some):
-    assert {"aspp.holes.0.0", "aspp.holes.1.0", "merge.0.0"} <= set(factors.sites) and "stem.0" not in factors.sites
-    full = factors.network({name: site.full_rank for name, site in factors.sites.items()})
+    assert {"aspp.holes.0.0", "aspp.holes.1.0", "merge.0.0"} <= set(factors.layers) and "stem.0" not in factors.layers
+    full = factors.network({name: layer.full_rank for name, layer in factors.layers.items()})
     x = some.floats()[:2]
     with torch.no_grad():
         torch.testing.assert_close(full(x), net(x), rtol=1e-3, atol=1e-3)
@@ -175,7 +106,7 @@ def test_candidates_give_the_maps_of_the_networks_they_stand_for(factors, pool, 
     rows = [tuple(factors.uniform(k).values()) for k in (2.5, 3.0)]
     made = candidates.Candidates(factors, calibrated=calibrated).outputs(pool, rows)
     for row, got in zip(rows, made):
-        thin = factors.network(dict(zip(factors.sites, row)))
+        thin = factors.network(dict(zip(factors.layers, row)))
         if calibrated:
             for norm in batchnorm.layers(thin):
                 norm[1].train()
@@ -222,7 +153,7 @@ def test_training_records_the_mean_iou_and_goes_on_after_an_interruption(monkeyp
     expected = training.train(config, whole)
     interrupt_training(monkeypatch, config, parts, 3)
     record = training.train(config, parts)
-    assert record["command"].startswith("datafree train segmenter --data scenes --epochs 2 --batch 4")
+    assert record["command"].startswith("datafree train segmenter -p data=scenes -p epochs=2 -p batch=4")
     assert set(record["log"][0]) == {"epoch", "rate", "train_loss", "train_pixels", "test_miou", "seconds"}
     assert record["test_miou"] == record["log"][-1]["test_miou"] and "test_top1" not in record
     assert [row["train_loss"] for row in record["log"]] == pytest.approx(
@@ -243,7 +174,7 @@ def test_labels_move_with_their_pixels(config, tmp_path):
 
 
 def test_the_command_line_says_mean_iou(run_cli, config, tmp_path):
-    options = ("--data", "scenes", "--epochs", 1, "--batch", 4, "--out", tmp_path / "w.safetensors")
+    options = ("-p", "data=scenes", "-p", "epochs=1", "-p", "batch=4", "--out", tmp_path / "w.safetensors")
     code, out, _ = run_cli("train", "segmenter", *options)
     assert code == 0 and "% mean IoU on 4 test images" in out
 

@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import nn
 
-from ..core import levels
+from ..core import quantizer
 from ..core.optimization import FitConfig, fit
+from ..core.quantized import quantized_layers
 from ..errors import DataFreeError
 
 STRETCH = (-0.1, 1.1)
@@ -108,17 +109,17 @@ def round_adaptively(
             f"AdaRound needs finite inputs as large as the kernel, [N, {', '.join(map(str, weight.shape[2:])) or 'columns'}]"
             f" behind the channels; it got a tensor of shape {list(x.shape)}."
         )
-    low, high = levels.weight_limits(weight)
-    exact = (weight - low) / levels.step_of(low, high, bits)
-    floor = exact.floor().clamp(max=2**bits - 2)
-    v = _logit(exact - floor).requires_grad_()
+    grid = quantizer.affine_grid(*quantizer.weight_range(weight, per_channel=False), bits, zero_on_grid=False)
+    exact = (weight - grid.origin) / grid.scale  # (W - l) / s
+    floor = exact.floor().clamp(max=grid.top - 1)
+    v = inverse_rectified_sigmoid(exact - floor).requires_grad_()
     wanted, generator, step = response(layer, weight, x), torch.Generator().manual_seed(config.seed), 0
 
     def draw_loss() -> torch.Tensor:
         nonlocal step
         index = torch.randint(0, len(x), (config.batch,), generator=generator)
         h = rectified_sigmoid(v)
-        got = response(layer, levels.from_integers(floor + h, low, high, bits), x[index])
+        got = response(layer, quantizer.from_integers(floor + h, grid), x[index])
         loss = (got - wanted[index]).square().sum(1).mean()
         if step >= WARMUP * config.steps:
             loss = loss + config.strength * undecided(h, beta_at(step, config.steps, config.sharp))
@@ -126,12 +127,12 @@ def round_adaptively(
         return loss
 
     fit([v], draw_loss, config, what="adaptive rounding", progress=False)
-    solved = levels.from_integers(floor + (rectified_sigmoid(v.detach()) >= 0.5).float(), low, high, bits)
-    return _better(layer, solved, levels.round_to_levels(weight, low, high, bits), wanted, x)
+    solved = quantizer.from_integers(floor + (rectified_sigmoid(v.detach()) >= 0.5).float(), grid)
+    return _better(layer, solved, quantizer.round_to_grid(weight, grid), wanted, x)
 
 
-def _logit(h: torch.Tensor) -> torch.Tensor:
-    """V with rectified_sigmoid(V) = h."""
+def inverse_rectified_sigmoid(h: torch.Tensor) -> torch.Tensor:
+    """V with `rectified_sigmoid`(V) = h."""
     low, high = STRETCH
     return torch.logit((h - low) / (high - low))
 
@@ -150,16 +151,16 @@ def _better(layer, solved: torch.Tensor, nearest: torch.Tensor, wanted: torch.Te
 def round_network(
     student: nn.Module, model: nn.Module, draw: Callable[[str, tuple[int, int]], torch.Tensor], config: AdaRoundConfig
 ) -> dict[str, Rounded]:
-    """Round the weights of every `LevelLayer` of `student` adaptively, in place; ranges of inputs stay as they are.
+    """Round the weights of every layer of `student` adaptively, in place; ranges of inputs stay as they are.
 
     Args:
+        student: converted, with one range a weight that need not hold zero.
         model: the float network that `student` was made from, with the same names.
         draw: (name of a layer, (height, width)) -> inputs of that layer.
     """
     found = {}
-    for name, module in student.named_modules():
-        if isinstance(module, levels.LevelLayer):
-            layer = model.get_submodule(name)
-            found[name] = round_adaptively(layer, draw(name, window(layer)), module.weight_bits, config)
-            module.core.weight.data = found[name].weight
+    for name, quantised in quantized_layers(student):
+        layer = model.get_submodule(name)
+        found[name] = round_adaptively(layer, draw(name, window(layer)), quantised.weight_bits, config)
+        quantised.core.weight.data = found[name].weight
     return found

@@ -10,10 +10,10 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from ..core import batchnorm, distillation
-from ..core.hooks import evaluating
+from ..core import batchnorm
+from ..core.distillation import Extra, output_divergence, train_student
 from ..core.image_optimization import Shape
-from ..core.optimization import FitConfig, fit
+from ..core.optimization import FitConfig
 from ..errors import DataFreeError
 from ..networks.blocks import normalization
 
@@ -79,22 +79,23 @@ def plausibility(
     BatchNorm's statistics agree, each image is of one class, and all classes occur.
     """
     p = logits.softmax(1)
+    # sure of each image: small entropies; all classes occur: a large entropy of the mean
     entropy = torch.special.entr(p).sum(1).mean() - torch.special.entr(p.mean(0)).sum()
     return batchnorm.mean_divergence(moments, reference) + entropy
 
 
 class _Game:
-    """One generator against one student; `draw_loss` is what `fit` minimises for the student."""
+    """One generator against one student: `before` trains the generator, `loss` is what the student minimises."""
 
-    def __init__(self, student: nn.Module, teacher: nn.Module, config: AdversarialConfig, shape: Shape, extra):
-        self.student, self.teacher, self.config, self.extra = student, teacher, config, extra
+    def __init__(self, student: nn.Module, teacher: nn.Module, config: AdversarialConfig, shape: Shape):
+        self.student, self.teacher, self.config = student, teacher, config
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.generator = Generator(teacher, shape, config.latent, config.width)
         self.noise = torch.Generator().manual_seed(config.seed)
         self.optimizer = torch.optim.Adam(self.generator.parameters(), lr=config.generator_rate, betas=(0.5, 0.999))
         self.reference = batchnorm.stored(teacher) if config.alpha else []
-        self.seen, self.gained, self.steps = None, [], 0
+        self.seen, self.gained = None, []
 
     def images(self) -> torch.Tensor:
         z = torch.randn(self.config.batch, self.config.latent, generator=self.noise)
@@ -103,8 +104,8 @@ class _Game:
     def train_generator(self) -> None:
         x = self.images()
         target = self.teacher(x)
-        gain = distillation.output_divergence(self.student(x), target)
-        loss = -gain
+        gain = output_divergence(self.student(x), target)
+        loss = -gain  # the generator maximises what the student minimises
         if self.config.alpha:
             loss = loss + self.config.alpha * plausibility(target, self.seen.moments, self.reference)
         if not torch.isfinite(loss):
@@ -116,20 +117,22 @@ class _Game:
         self.optimizer.step()
         self.gained.append(gain.item())
 
-    def draw_loss(self) -> torch.Tensor:
-        if self.steps % self.config.every == 0:
+    def before(self, done: int) -> None:
+        """One step of the generator, where it is its turn."""
+        if done % self.config.every == 0:
             self.train_generator()
-        self.steps += 1
+
+    def loss(self) -> torch.Tensor:
+        """Distance of the student's outputs on fresh images."""
         with torch.no_grad():
             x = self.images()
             target = self.teacher(x)
-        loss = distillation.output_divergence(self.student(x), target)
-        return loss + self.extra() if self.extra else loss
+        return output_divergence(self.student(x), target)
 
 
 def distill_adversarially(
     student: nn.Module, teacher: nn.Module, config: AdversarialConfig, shape: Shape = (3, 32, 32), *,
-    extra: distillation.Extra | None = None, progress: bool = False,
+    extra: Extra | None = None, progress: bool = False,
 ) -> Adversarial:  # fmt: skip
     r"""Train `student` in place on images of a generator that looks for where it differs most (Choi et al., 2020, eq. 3).
 
@@ -140,13 +143,11 @@ def distill_adversarially(
         teacher: with BatchNorm, unless alpha is zero; never changed.
         shape: of one image. extra: one more loss of the student, added in every step.
     """
-    game = _Game(student, teacher, config, shape, extra)
-    with (
-        batchnorm.capture(teacher) if config.alpha else nullcontext() as seen,
-        evaluating(student),
-        evaluating(teacher),
-    ):
+    game = _Game(student, teacher, config, shape)
+    with batchnorm.capture(teacher) if config.alpha else nullcontext() as seen:
         game.seen = seen
-        parameters = [p for p in student.parameters() if p.requires_grad]
-        history = fit(parameters, game.draw_loss, config, what="adversarial distillation", progress=progress)
+        history = train_student(
+            student, game.loss, config, teacher=teacher, extra=extra, watch=game.before,
+            what="adversarial distillation", progress=progress,
+        )  # fmt: skip
     return Adversarial(history, game.gained, game.generator)

@@ -7,9 +7,10 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import nn
 
-from ..core import batchnorm, distillation
-from ..core.hooks import evaluating
-from ..core.image_optimization import ImageConfig, Shape, optimize_images, total_variation
+from ..core import batchnorm
+from ..core.distillation import Batches, Extra, output_divergence, train_student
+from ..core.image_optimization import ImageConfig, Shape, images_from_noise, total_variation
+from ..core.metrics import count_classes
 from ..core.optimization import FitConfig
 from ..data.images import ImageSet, generated
 
@@ -54,40 +55,45 @@ def invert(
         the images in [0, 1] with the classes aimed at, and the loss of every step.
     """
     reference, generator = batchnorm.stored(teacher), torch.Generator().manual_seed(config.seed)
-    with torch.no_grad(), evaluating(teacher):
-        classes = teacher(torch.zeros(1, *shape)).shape[1]
+    classes = count_classes(teacher, shape)
     made, labels, history = [], [], []
     while sum(map(len, made)) < count:
         targets = torch.randint(0, classes, (config.batch,), generator=generator)
 
         def loss(x, logits, moments, targets=targets):
             prior = config.variation * total_variation(x) + config.size * x.norm()
-            return (
-                F.cross_entropy(logits, targets) + config.statistics * statistics_distance(moments, reference) + prior
-            )
+            statistics = config.statistics * statistics_distance(moments, reference)
+            return F.cross_entropy(logits, targets) + statistics + prior
 
-        images, losses = optimize_images(
+        images, losses = images_from_noise(
             teacher, loss, config.batch, shape, config, config.seed * 1000 + len(made), what="Deep Inversion", progress=progress
         )  # fmt: skip
         made.append(images.clamp(0, 1))
         labels.append(targets)
         history += losses
-    return generated(torch.cat(made)[:count], "DI", torch.cat(labels)[:count]), history
+    return generated(torch.cat(made)[:count], "DI", torch.cat(labels)[:count], classes), history
 
 
 def distill_inverted(
     student: nn.Module, teacher: nn.Module, images: ImageSet, config: FitConfig, *, batch: int = 64, seed: int = 0,
-    extra: distillation.Extra | None = None, progress: bool = False,
+    extra: Extra | None = None, progress: bool = False,
 ) -> list[float]:  # fmt: skip
-    """Train `student` in place towards `teacher` on inverted images; the second half of Deep Inversion.
+    """Train `student` in place towards the outputs of `teacher` on inverted images; the second half of Deep Inversion.
 
     Args:
-        config: length and rate of the training. extra: one more loss of the student, added in every step.
+        config: length and rate of the training.
+        batch, seed: images are drawn with replacement, cropped and mirrored at random.
+        extra: one more loss of the student, added in every step.
     Returns:
         the loss of every step.
     """
-    given = config.model_dump(include=set(FitConfig.model_fields))
-    plain = distillation.DistillConfig(
-        **given, batch=batch, seed=seed, temperature=1.0, features=0.0, mixing=False, precision="float32"
+
+    def loss(x: torch.Tensor, _labels: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            target = teacher(x)
+        return output_divergence(student(x), target)
+
+    draw = Batches(images, batch, seed=seed, augment=True)
+    return train_student(
+        student, loss, config, draw=draw, teacher=teacher, extra=extra, what="distillation", progress=progress
     )
-    return distillation.distill(student, teacher, images, plain, progress, extra=extra)

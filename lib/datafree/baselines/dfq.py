@@ -7,14 +7,13 @@ import copy
 import torch
 from torch import nn
 
-from ..core import quantized
+from ..core import quantized, quantizer
+from ..core.batchnorm import Moments, NamedMoments
 from ..core.graph import Feed, Graph, Pair
 from ..errors import DataFreeError
 
 SIGMAS = 3.0
 """Deviations below the mean that stay where they are when a bias is absorbed (Nagel et al., section 4.1.3)."""
-
-Moments = dict[str, tuple[torch.Tensor, torch.Tensor]]
 
 
 def absorbable(graph: Graph, pair: Pair) -> bool:
@@ -23,7 +22,7 @@ def absorbable(graph: Graph, pair: Pair) -> bool:
 
 
 @torch.no_grad()
-def absorb_bias(model: nn.Module, graph: Graph, moments: Moments) -> tuple[nn.Module, Moments]:
+def absorb_bias(model: nn.Module, graph: Graph, moments: NamedMoments) -> tuple[nn.Module, NamedMoments]:
     r"""Move what ReLU never cuts off into the next layer's bias (Nagel et al., section 4.1.3).
 
     .. math:: c = \max(0, \beta - 3\gamma),\quad b_1 \to b_1 - c,\quad b_2 \to b_2 + W_2 c,\quad \beta \to \beta - c
@@ -33,7 +32,7 @@ def absorb_bias(model: nn.Module, graph: Graph, moments: Moments) -> tuple[nn.Mo
 
     Args:
         model: fused (and equalised); not changed. Pairs with buffers between them are left out.
-        moments: mean and deviation of the output of each layer's BatchNorm, as the model now has it.
+        moments: beta and gamma^2 of the output of each layer's BatchNorm, as the model now has it.
     Returns:
         a copy, and its moments.
     """
@@ -43,27 +42,19 @@ def absorb_bias(model: nn.Module, graph: Graph, moments: Moments) -> tuple[nn.Mo
         if not absorbable(graph, pair) or _scaled(first, "v_out") or _scaled(last, "v_in"):
             continue
         name = graph.layer(pair.first).norm
-        beta, gamma = moments[name]
-        c = (beta - SIGMAS * gamma.abs()).clamp_min(0)
+        beta, var = moments[name]
+        c = (beta - SIGMAS * var.sqrt()).clamp_min(0)
         first, last = getattr(first, "inner", first), getattr(last, "inner", last)
         first.bias.sub_(c)
-        moved = response_to_constant(last, c, pair.positions)
+        moved = quantized.response_to_constant(last.weight, c, last)
         last.bias = nn.Parameter(moved if last.bias is None else last.bias + moved)
-        moments[name] = (beta - c, gamma)
+        moments[name] = Moments(beta - c, var)
     return model, moments
 
 
 def _scaled(layer: nn.Module, buffer: str) -> bool:
     factor = getattr(layer, buffer, None)
     return factor is not None and bool((factor != 1).any())
-
-
-def response_to_constant(layer: nn.Conv2d | nn.Linear, c: torch.Tensor, positions: int = 1) -> torch.Tensor:
-    """W c: what a layer answers, away from borders and without its bias, if channel i is c_i everywhere; [O]."""
-    if isinstance(layer, nn.Linear):
-        return layer.weight @ c.repeat_interleave(positions)
-    weight = layer.weight.flatten(2).sum(2).unflatten(0, (layer.groups, -1))
-    return (weight * c.view(layer.groups, 1, -1)).sum(2).flatten()
 
 
 # Expected values and ranges from BatchNorm alone ------------------------------------------------------------------
@@ -80,45 +71,44 @@ def has_moments(feed: Feed) -> bool:
     return all(node.kind not in ("product", "unknown") and (node.kind != "act" or node.apply) for node in feed.nodes())
 
 
-def gaussian(feed: Feed, moments: Moments, channels: int) -> tuple[torch.Tensor, torch.Tensor]:
+def gaussian(feed: Feed, moments: NamedMoments, channels: int) -> Moments:
     """Mean and variance [C] of what a tree yields, if all terms are independent and normal before each activation.
 
     Args:
-        moments: mean and deviation of the leaves; leaves that are not in it are standard normal.
+        moments: of the leaves; leaves that are not in it are standard normal.
         channels: of the network's input, or of an unknown leaf.
     """
     if not feed.terms:
         count = feed.channels or channels
-        mean, deviation = moments.get(feed.name, (torch.zeros(count), torch.ones(count)))
-        return mean, deviation.square()
+        return moments.get(feed.name) or Moments(torch.zeros(count), torch.ones(count))
     terms = [gaussian(term, moments, channels) for term in feed.terms]
     if feed.kind == "act":
         return through(feed, *terms[0])
     if feed.kind == "sum":
-        return sum(m for m, _ in terms), sum(v for _, v in terms)
+        return Moments(sum(m for m, _ in terms), sum(v for _, v in terms))
     if feed.kind == "concat":
-        return torch.cat([m for m, _ in terms]), torch.cat([v for _, v in terms])
+        return Moments(*map(torch.cat, zip(*terms)))
     if feed.kind == "pad":
-        return tuple(nn.functional.pad(t, (feed.before, feed.after)) for t in terms[0])
+        return Moments(*(nn.functional.pad(t, (feed.before, feed.after)) for t in terms[0]))
     if feed.kind == "pool":
         return terms[0]
     raise DataFreeError(f"the moments of '{feed}' do not follow from those of its parts; imitate the input instead.")
 
 
 @torch.no_grad()
-def through(act: Feed, mean: torch.Tensor, variance: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def through(act: Feed, mean: torch.Tensor, variance: torch.Tensor) -> Moments:
     """Mean and variance of an activation of normal values, by summing over the density."""
-    weight = torch.exp(-0.5 * NODES.square())
+    nodes = NODES.to(mean.device)
+    weight = torch.exp(-0.5 * nodes.square())
     weight = weight / weight.sum()
-    values = act.apply((mean.double()[:, None] + variance.double().sqrt()[:, None] * NODES)[None, :, :, None])[
-        0, :, :, 0
-    ]
-    first, second = values @ weight, values.square() @ weight
-    return first.to(mean.dtype), (second - first.square()).clamp_min(0).to(mean.dtype)
+    z = mean.double()[:, None] + variance.double().sqrt()[:, None] * nodes  # [C, nodes]
+    values = act.apply(z[None, :, :, None])[0, :, :, 0]
+    first, second = values @ weight, values.square() @ weight  # E[f(z)], E[f(z)^2]
+    return Moments(first.to(mean.dtype), (second - first.square()).clamp_min(0).to(mean.dtype))
 
 
 @torch.no_grad()
-def six_sigma_range(feed: Feed, moments: Moments, channels: int) -> tuple[torch.Tensor, torch.Tensor]:
+def six_sigma_range(feed: Feed, moments: NamedMoments, channels: int) -> quantizer.Limits:
     """Ends [C] of what each channel spans, six deviations about its mean, cut by the activation if there is one last."""
     if feed.kind == "pool":
         return six_sigma_range(feed.terms[0], moments, channels)
@@ -129,43 +119,59 @@ def six_sigma_range(feed: Feed, moments: Moments, channels: int) -> tuple[torch.
         reach = RANGE_SIGMAS * variance.sqrt()
         return mean - reach, mean + reach
     low, high = six_sigma_range(feed.terms[0], moments, channels)
-    steps = torch.linspace(0, 1, 101)
+    steps = torch.linspace(0, 1, 101, device=low.device)
     values = feed.apply((low[:, None] + (high - low)[:, None] * steps)[None, :, :, None])[0, :, :, 0]
     return values.amin(1), values.amax(1)
 
 
-@torch.no_grad()
-def correct_bias(layer: nn.Conv2d | nn.Linear, weight: torch.Tensor, mean: torch.Tensor) -> None:
-    r"""Take the expected error of a rounded weight out of the bias, in place (Nagel et al., section 4.2).
-
-    .. math:: b \to b + (W - \hat W)\, \mathrm{E}[x]
+def input_range(feed: Feed, moments: NamedMoments, columns: int, v_in: torch.Tensor | None = None) -> quantizer.Limits:
+    """Ends of a layer's input by six deviations, over all channels: two scalars.
 
     Args:
-        layer: with rounded weight; weight: before rounding.
-        mean: E[x] of each input channel; a linear layer may have several columns a channel.
+        columns: of the layer, input channels or columns.
+        v_in: [C], what buffers multiply the input with before it is rounded.
     """
-    lost = copy.deepcopy(layer)
-    lost.weight.data = weight - layer.weight
-    positions = layer.in_features // len(mean) if isinstance(layer, nn.Linear) else 1
-    offset = response_to_constant(lost, mean, positions)
-    layer.bias = nn.Parameter(offset if layer.bias is None else layer.bias + offset)
+    low, high = (by_column(end, columns) for end in six_sigma_range(feed, moments, columns))
+    if v_in is not None:
+        low, high = low * v_in, high * v_in
+    return low.amin(), high.amax()
 
 
-@torch.no_grad()
-def set_ranges(student: nn.Module, graph: Graph, moments: Moments) -> None:
-    """Ranges by six deviations and corrected biases for every `QuantizedLayer`, in place: from moments alone, no image.
+def by_column(values: torch.Tensor, columns: int) -> torch.Tensor:
+    """One value a channel as one a column; a linear layer may have several columns a channel."""
+    return values.repeat_interleave(columns // len(values))
+
+
+def set_ranges(student: nn.Module, graph: Graph, moments: NamedMoments) -> None:
+    """Range of every quantised layer by six deviations, in place: from moments alone, no image (Nagel et al., section 4.2.1).
 
     Args:
-        student: a quantised copy of the fused network that the moments belong to.
+        student: quantised, of the fused network that the moments belong to.
     """
     for part in graph.layers:
-        layer, feed = student.get_submodule(part.name), graph.feeding(part.name)
-        if not isinstance(layer, quantized.QuantizedLayer):
-            raise DataFreeError(f"'{part.name}' is not quantised; give a network that `quantize.quantized` made.")
-        low, high = six_sigma_range(feed, moments, part.inputs)
-        layer.low.copy_(low.amin()), layer.high.copy_(high.amax()), layer.batches.fill_(1)
-        if has_moments(feed):
-            lost = copy.deepcopy(layer.inner)
-            lost.weight.data = layer.quantized_weight()
-            correct_bias(lost, layer.inner.weight, gaussian(feed, moments, part.inputs)[0])
-            layer.inner.bias = lost.bias
+        layer = quantized.quantized_layer(student, part.name)
+        layer.set_range(*input_range(graph.feeding(part.name), moments, part.inputs))
+
+
+@torch.no_grad()
+def correct_biases(student: nn.Module, model: nn.Module, graph: Graph, moments: NamedMoments) -> None:
+    """Give every layer back the mean that rounding its weight took, in place (Nagel et al., section 4.2).
+
+    The expected inputs follow from the moments; layers for which they do not are left as they are.
+
+    Args:
+        student: quantised, of `model`, the fused network that the moments belong to.
+    """
+    for part in graph.layers:
+        layer, feed, whole = (
+            quantized.quantized_layer(student, part.name),
+            graph.feeding(part.name),
+            model.get_submodule(part.name),
+        )
+        if not has_moments(feed):
+            continue
+        mean = by_column(gaussian(feed, moments, part.inputs).mean, part.inputs)
+        if hasattr(whole, "v_in"):  # buffers scale the input before the weight sees it
+            mean = mean * whole.v_in
+        weight = getattr(whole, "inner", whole).weight
+        quantized.correct_bias(layer, quantized.expected_shift(layer, weight, mean))

@@ -43,6 +43,7 @@ def overhaul(student: torch.Tensor, teacher: torch.Tensor, margin: torch.Tensor)
         a scalar, in squared units of the maps. Book: {ref}`fr-losses`.
     """
     target = torch.maximum(teacher.float(), margin.view(1, -1, 1, 1))
+    # left out: where the target is not above zero and the student is below it
     counted = (student > target) | (target > 0)
     return ((student.float() - target).square() * counted).sum() / len(student)
 
@@ -61,6 +62,6 @@ def negative_mean(norm: nn.BatchNorm2d) -> torch.Tensor:
     tiny = torch.finfo(torch.float64).tiny
     ratio = beta / gamma.clamp_min(tiny)
     normal = torch.distributions.Normal(torch.zeros_like(ratio), torch.ones_like(ratio))
-    below = normal.cdf(-ratio)
+    below = normal.cdf(-ratio)  # Phi(-beta / |gamma|), the share of negative values
     mean = beta - gamma * normal.log_prob(ratio).exp() / below.clamp_min(tiny)
     return torch.where(below > tiny, mean, 0.0).clamp_max(0).float()

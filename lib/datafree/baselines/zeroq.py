@@ -1,4 +1,4 @@
-"""ZeroQ (Cai et al., 2020): images whose statistics agree with BatchNorm's, and ranges measured on them."""
+"""ZeroQ (Cai et al., 2020): images whose statistics agree with BatchNorm's. Ranges are the extremes on them (`MinMaxObserver`)."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from ..core import batchnorm, levels
-from ..core.graph import inputs_of
-from ..core.image_optimization import ImageConfig, optimize_images
+from ..core import batchnorm
+from ..core.image_optimization import ImageConfig, images_from_noise
+from ..core.metrics import count_classes
 from ..data.images import ImageSet, generated
-from ..errors import DataFreeError
 from ..networks.blocks import normalization
 
 
@@ -48,31 +47,15 @@ def distilled_images(
     """
     config = config or ZeroQConfig()
     mean, std = normalization(model)
-    reference = [*batchnorm.stored(model), (torch.zeros_like(mean), torch.ones_like(std))]
+    # the normalised input is one more layer, with mean zero and deviation one
+    reference = [*batchnorm.stored(model), batchnorm.Moments(torch.zeros_like(mean), torch.ones_like(std))]
 
     def loss(x, _logits, moments):
+        # moments of the normalised input, z = (x - mean) / std
         z_mean, z_var = (x.mean((0, 2, 3)) - mean) / std, x.var((0, 2, 3), unbiased=False) / std.square()
-        return distance([*moments, (z_mean, z_var)], reference)
+        return distance([*moments, batchnorm.Moments(z_mean, z_var)], reference)
 
-    images, history = optimize_images(
+    images, history = images_from_noise(
         model, loss, config.batch, shape, config, config.seed, what="ZeroQ's distillation", progress=progress
     )
-    return generated(images, "ZeroQ"), history
-
-
-def input_extremes(model: nn.Module, names: list[str], images: ImageSet, batch: int = 16) -> dict[str, levels.Limits]:
-    """Smallest and largest input of each named layer of a float network over `images`: scalars."""
-    if not len(images):
-        raise DataFreeError("ranges were to be measured on no image at all; give at least one.")
-    found: dict[str, list] = {name: [] for name in names}
-    for x, _ in images.batches(batch):
-        for name, value in inputs_of(model, names, x).items():
-            found[name].append((value.min(), value.max()))
-    return {name: (torch.stack(lows).min(), torch.stack(highs).max()) for name, ends in found.items() for lows, highs in [zip(*ends)]}  # fmt: skip
-
-
-def set_ranges(student: nn.Module, model: nn.Module, images: ImageSet) -> None:
-    """Ranges of every `LevelLayer` of `student`, in place: the extremes in `model`, its float original, on `images`."""
-    layers = {name: module for name, module in student.named_modules() if isinstance(module, levels.LevelLayer)}
-    for name, (low, high) in input_extremes(model, list(layers), images).items():
-        layers[name].low.copy_(low), layers[name].high.copy_(high)
+    return generated(images, "ZeroQ", classes=count_classes(model, shape)), history

@@ -6,6 +6,7 @@ only when they are complete, so an interrupted or failed build leaves the last g
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -13,11 +14,10 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import IO
 
 from .. import files
 from ..errors import DataFreeError
-from . import run
+from . import locks, run
 
 SOURCE = files.BUILD / "src"
 HTML = files.BUILD / "html"
@@ -108,9 +108,9 @@ def orphans() -> list[str]:
     """One sentence for each process that still runs a notebook of _build."""
     found = []
     for lock in sorted((files.BUILD / "executed").glob("*/.*.lock")):
-        process = run.holder(lock)
+        process = locks.holder(lock)
         if process:
-            found.append(run.busy_sentence(lock.with_name(lock.stem[1:] + ".ipynb"), process))
+            found.append(locks.busy_sentence(lock.with_name(lock.stem[1:] + ".ipynb"), process))
     return found
 
 
@@ -129,7 +129,7 @@ def build(goal: str = "book", profile: str = "book", cores: int | None = None) -
     Raises:
         DataFreeError: another build or a left-over process is at work, or a step failed.
     """
-    with run.sole_writer(files.BUILD / "build", _busy) as lock:
+    with locks.sole_writer(files.BUILD / "build", _busy) as lock:
         left_over = orphans()
         if left_over:
             raise DataFreeError(left_over[0])
@@ -146,13 +146,20 @@ def build(goal: str = "book", profile: str = "book", cores: int | None = None) -
         )
 
 
-def _supervise(command: list[str], lock: IO[str]) -> int:
+def _supervise(command: list[str], lock: int) -> int:
     """Run `command` with all its descendants in one group, which an interruption ends; it holds the lock as well."""
-    process = subprocess.Popen(command, cwd=files.ROOT, start_new_session=True, pass_fds=(lock.fileno(),))
-    run.name_holder(lock, process.pid)
+    process = subprocess.Popen(command, cwd=files.ROOT, start_new_session=True, pass_fds=(lock,))
+    locks.name_holder(lock, process.pid)
     try:
         return process.wait()
     except KeyboardInterrupt:
-        os.killpg(process.pid, signal.SIGINT)
-        process.wait()
+        _interrupt(process)
         raise
+
+
+def _interrupt(process: subprocess.Popen) -> None:
+    """Pass the interruption on to the whole group, and every further one; return when the process has ended."""
+    while process.poll() is None:
+        with contextlib.suppress(KeyboardInterrupt):
+            os.killpg(process.pid, signal.SIGINT)
+            process.wait()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import json
 import os
 import shlex
@@ -17,14 +18,14 @@ from torch import nn
 from .. import files
 from ..config import Strict, triple, validate
 from ..core.metrics import agreeing, count_classes, hits
-from ..core.provenance import peak_memory_mb, provenance
+from ..core.provenance import code_hash, peak_memory_mb, provenance
 from ..data.images import ImageSet, pixels_hash
 from ..data.sources import load_images
 from ..errors import DataFreeError
 from ..evidence.fingerprint import fingerprint
 from ..evidence.measured import pack
 from ..evidence.record import Record, digest, plain, portable
-from ..networks.weights import load_network
+from ..networks.weights import load_network, state_hash
 from ..networks.zoo import image_size
 from ..papers.knowledge_within import synthesis
 from . import parameters
@@ -90,7 +91,7 @@ class Chapter:
         Args:
             path: names (and numbers of repetitions) that lead to the value: ("top1", "4w4a", "BNS", 0).
         """
-        return self.share(path, hits(network, images, bf16=bf16), images)
+        return self.share(path, hits(network, images, bf16=bf16)[0], images)
 
     def agreement(self, path: Sequence[str | int], network: nn.Module, reference: nn.Module, images: ImageSet) -> float:
         """Share of images, in percent, on which two networks choose the same class; kept like `accuracy`."""
@@ -194,31 +195,36 @@ def images(config: Strict, split: str, count: int | None = None) -> ImageSet:
     return whole.per_class(count // len(whole.classes))
 
 
-def part(pool: ImageSet, count: int) -> ImageSet:
-    """`count` images of a pool: of a real one equally many a class, of a generated one every so many-th."""
-    if count >= len(pool):
-        return pool
-    if pool.pixels.dtype == torch.uint8:
-        return pool.per_class(max(1, count // len(pool.classes)))
-    return pool[torch.linspace(0, len(pool) - 1, count).long()]
+def part(whole: ImageSet, count: int) -> ImageSet:
+    """`count` images of a set: of a real one equally many a class, of a generated one every so many-th."""
+    if count >= len(whole):
+        return whole
+    if whole.pixels.dtype == torch.uint8:
+        return whole.per_class(max(1, count // len(whole.classes)))
+    return whole[torch.linspace(0, len(whole) - 1, count).long()]
 
 
-def synthesis_config(config: parameters.KWPools, scheme: str, sigma: float = 1.0) -> synthesis.SynthesisConfig:
-    """How the pools of images are made that the chapters on calibration and distillation share."""
+def synthesis_config(config: parameters.KWImages, scheme: str, sigma: float = 1.0) -> synthesis.SynthesisConfig:
+    """How the images are made that the chapters on calibration and distillation share."""
     return synthesis.SynthesisConfig(
         scheme=scheme, batch=config.synthesis_batch, steps=config.synthesis_steps, copies=config.copies,
         rate=config.rate, sigma=sigma, precision=config.precision, seed=config.seed,
     )  # fmt: skip
 
 
-def pool_path(config: parameters.KWPools, scheme: str, sigma: float = 1.0) -> Path:
-    """Where the images of a scheme are kept between runs."""
-    kernel = "" if sigma == 1.0 else f"-sigma{sigma:g}"
-    return files.BUILD / "images" / config.profile / f"{scheme}{kernel}-seed{config.seed}.safetensors"
+def images_path(model: nn.Module, config: parameters.KWImages, scheme: str, sigma: float = 1.0) -> Path:
+    """Where the images of a scheme are kept between runs, for whichever chapter makes them first.
+
+    The name carries a hash of all that decides what they look like: the network, the settings and the code. So what was
+    made otherwise has another name, and nothing is overwritten. Their number is no part of it: a short set is completed.
+    """
+    made_of = [state_hash(model), image_size(config.model), synthesis_config(config, scheme, sigma).model_dump()]
+    text = json.dumps([*made_of, code_hash(synthesis.__name__)], sort_keys=True)
+    return files.BUILD / "images" / f"{scheme}-{hashlib.sha256(text.encode()).hexdigest()[:12]}.safetensors"
 
 
-def pool(
-    model: nn.Module, config: parameters.KWPools, source: str, sigma: float = 1.0, count: int | None = None
+def calibration_images(
+    model: nn.Module, config: parameters.KWImages, source: str, sigma: float = 1.0, count: int | None = None
 ) -> ImageSet:
     """`count` (default: config.images) images of one source: real training images, or made (or read back) by a scheme."""
     count = count or config.images
@@ -226,7 +232,7 @@ def pool(
         return images(config, "train", count)
     if source not in synthesis.SCHEMES:
         raise DataFreeError(f"image source '{source}' is not known; choose one of {', '.join(SOURCES)}.")
-    path = pool_path(config, source, sigma)
+    path = images_path(model, config, source, sigma)
     side = image_size(config.model) or 32
     classes = count_classes(model, (3, side, side))
     return synthesis.image_set(model, synthesis_config(config, source, sigma), count, path, side, classes)

@@ -11,8 +11,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
+from .. import files
 from ..errors import DataFreeError
-from ..files import ROOT, STUBS
 from . import build
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
@@ -40,7 +40,7 @@ def _python() -> Iterator[Finding]:
 def _packages() -> Iterator[Finding]:
     from packaging.requirements import Requirement
 
-    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    lines = (files.ROOT / "requirements.txt").read_text().splitlines()
     pins = [Requirement(line) for line in lines if line.strip() and not line.startswith("#")]
     wrong = []
     for pin in pins:
@@ -71,7 +71,7 @@ def _kernel() -> Iterator[Finding]:
 
 
 def _stubs() -> Iterator[Finding]:
-    sums = STUBS / "SHA256SUMS"
+    sums = files.STUBS / "SHA256SUMS"
     if not sums.is_file():
         yield Finding("broken", "The list data_stubs/SHA256SUMS is missing; restore it with 'git checkout data_stubs'.")
         return
@@ -88,7 +88,7 @@ def _stubs() -> Iterator[Finding]:
 
 
 def _wrong(name: str, digest: str) -> str | None:
-    path = STUBS / name
+    path = files.STUBS / name
     if not path.is_file():
         return f"The file data_stubs/{name} is missing; restore it with 'git checkout data_stubs'."
     if hashlib.sha256(path.read_bytes()).hexdigest() != digest:
@@ -98,13 +98,13 @@ def _wrong(name: str, digest: str) -> str | None:
 
 def _unlisted(listed: set[str]) -> list[str]:
     """Files that would be refused at loading; progress files of a training are none of ours."""
-    files = (p for p in STUBS.rglob("*") if p.is_file() and p.suffix != ".resume")
-    names = {p.relative_to(STUBS).as_posix() for p in files if p.name not in ("SHA256SUMS", "README.md")}
+    present = (p for p in files.STUBS.rglob("*") if p.is_file() and p.suffix != ".resume")
+    names = {p.relative_to(files.STUBS).as_posix() for p in present if p.name not in ("SHA256SUMS", "README.md")}
     return sorted(names - listed)
 
 
 def _disk() -> Iterator[Finding]:
-    free = shutil.disk_usage(ROOT).free / 2**30
+    free = shutil.disk_usage(files.ROOT).free / 2**30
     state = "broken" if free < 0.5 else "note" if free < 2 else "ok"
     yield Finding(state, f"The disk has {free:.1f} GiB free; a build needs about 0.5.")
 
@@ -136,7 +136,7 @@ def _git() -> Iterator[Finding]:
     if not shutil.which("git"):
         yield Finding("note", "git is not installed, so records cannot name the commit; install git.")
         return
-    inside = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True).returncode == 0
+    inside = subprocess.run(["git", "rev-parse", "HEAD"], cwd=files.ROOT, capture_output=True).returncode == 0
     yield Finding(
         "ok" if inside else "note",
         "git knows this checkout." if inside else "This is no git checkout; records say 'unknown'.",

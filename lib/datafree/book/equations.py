@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from .. import files
 from ..errors import DataFreeError
-from ..evidence.notebook_text import _TARGET, notebook_cells, notebooks, targets
-from ..files import ROOT
+from ..evidence.notebook_text import notebook_cells, notebooks, targets, targets_in
 
 PAPER_NAMES = {
     "The Knowledge Within": "knowledge_within",
@@ -42,14 +44,9 @@ class Equation:
     place: str
     function: str
     what: str
-    file: str
     label: str = ""
     tests: list[str] = field(default_factory=list)
     cells: list[Cell] = field(default_factory=list)
-
-
-def _relative(path: Path) -> str:
-    return path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else path.name
 
 
 def parse(path: Path) -> ast.Module:
@@ -60,17 +57,19 @@ def parse(path: Path) -> ast.Module:
         raise DataFreeError(f"'{path}' is not valid Python ({error}).") from None
 
 
-def _definitions(node: ast.AST, prefix: str = ""):
+def definitions(node: ast.AST, prefix: str = "") -> Iterator[tuple[str, ast.AST]]:
+    """(name, node) of each function and class, methods as 'Class.method'."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             yield prefix + child.name, child
             if isinstance(child, ast.ClassDef):
-                yield from _definitions(child, f"{prefix}{child.name}.")
+                yield from definitions(child, f"{prefix}{child.name}.")
 
 
-def _cited(path: Path, module: str) -> list[Equation]:
+def cited(path: Path, module: str) -> list[Equation]:
+    """The functions and classes of one file whose docstrings begin with a citation."""
     found = []
-    for name, node in _definitions(parse(path)):
+    for name, node in definitions(parse(path)):
         text = ast.get_docstring(node) or ""
         first = " ".join(text.partition("\n\n")[0].split())
         citation = _CITATION.search(first)
@@ -78,62 +77,133 @@ def _cited(path: Path, module: str) -> list[Equation]:
             label = re.search(r"\{(?:ref|eq)\}`([\w-]+)`", text)
             what = first[: citation.start()].strip()
             key = PAPER_NAMES[citation["paper"]]
-            function = f"{module}.{name}"
-            found.append(Equation(key, citation["place"], function, what, _relative(path), label[1] if label else ""))
+            found.append(Equation(key, citation["place"], f"{module}.{name}", what, label[1] if label else ""))
     return found
 
 
-def _identifiers(node: ast.AST) -> set[str]:
-    return {
-        getattr(n, "id", None) or getattr(n, "attr", "")
-        for n in ast.walk(node)
-        if isinstance(n, ast.Name | ast.Attribute)
-    }
+def _imports(tree: ast.AST) -> dict[str, str]:
+    """Name -> what it stands for, for all that the code imports: 'hooks' -> 'datafree.core.hooks'."""
+    known = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and not node.level:
+            known |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+        if isinstance(node, ast.Import):
+            known |= {alias.asname or alias.name: alias.name for alias in node.names}
+    return known
 
 
-def _tests(folder: Path) -> list[tuple[str, set[str]]]:
-    """(test, the names it uses) for each test function of the folder."""
-    return [
-        (f"{path.name}::{name.replace('.', '::')}", _identifiers(node))
-        for path in sorted(folder.rglob("test_*.py"))
-        for name, node in _definitions(parse(path))
-        if name.rpartition(".")[2].startswith("test")
-    ]
+def _dotted(node: ast.AST, known: dict[str, str]) -> str:
+    """What `hooks.stages` stands for in full; '' where the imports do not tell."""
+    if isinstance(node, ast.Name):
+        return known.get(node.id, "")
+    owner = _dotted(node.value, known) if isinstance(node, ast.Attribute) else ""
+    return f"{owner}.{node.attr}" if owner else ""
 
 
-def _use(path: Path, name: str, label: str) -> Cell | None:
-    """Where the notebook uses `name`: with the docstring's own label if it is here, else the nearest target before."""
-    near, kind = "", ""
-    for cell_type, source in notebook_cells(path):
+def _used(node: ast.AST, known: dict[str, str]) -> set[str]:
+    """The full names that the code uses; '.name' for attributes of anything else, ':name' for names of its own file."""
+    names = [n for n in ast.walk(node) if isinstance(n, ast.Name | ast.Attribute | ast.arg)]
+    own = {f":{getattr(n, 'id', None) or n.arg}" for n in names if not isinstance(n, ast.Attribute)}
+    attributes = [n for n in names if not isinstance(n, ast.arg)]
+    return own | {_dotted(n, known) or f".{getattr(n, 'attr', '')}" for n in attributes}
+
+
+@dataclass(frozen=True)
+class Code:
+    """A piece of code: what its file imports, and the names that it uses."""
+
+    known: frozenset[str]
+    used: frozenset[str]
+
+    def uses(self, function: str) -> bool:
+        """A method counts by its name, where its class or the class's module is imported."""
+        owner, _, name = function.rpartition(".")
+        module, _, kind = owner.rpartition(".")
+        is_method = kind[:1].isupper() and not self.known.isdisjoint((owner, module))
+        return function in self.used or (is_method and f".{name}" in self.used)
+
+
+def _code(node: ast.AST, known: dict[str, str]) -> Code:
+    return Code(frozenset(known.values()), frozenset(_used(node, known)))
+
+
+@functools.cache
+def tests(folder: Path) -> list[tuple[str, Code]]:
+    """'FILE::TEST' and its code for each test function of the folder; helpers and fixtures of its file are part of it."""
+    return [test for path in sorted(folder.rglob("test_*.py")) for test in _tests_in(path)]
+
+
+def _tests_in(path: Path) -> Iterator[tuple[str, Code]]:
+    tree = parse(path)
+    known = _imports(tree)
+    used = {name: _used(node, known) for name, node in definitions(tree)}
+    for name in used:
+        if name.rpartition(".")[2].startswith("test"):
+            code = Code(frozenset(known.values()), frozenset(_with_helpers(name, used)))
+            yield f"{path.name}::{name.replace('.', '::')}", code
+
+
+def _with_helpers(name: str, used: dict[str, set[str]]) -> set[str]:
+    """What a function uses, itself or through functions of its own file."""
+    found: set[str] = set()
+    waiting, seen = [name], set()
+    while waiting:
+        this = waiting.pop()
+        seen.add(this)
+        found |= used[this]
+        waiting += [n[1:] for n in used[this] if n[0] == ":" and n[1:] in used and n[1:] not in seen]
+    return found
+
+
+def _parsed(source: str) -> ast.Module:
+    """The syntax tree of a cell; an empty one where the cell is not plain Python."""
+    try:
+        return ast.parse(source)
+    except SyntaxError:
+        return ast.Module(body=[], type_ignores=[])
+
+
+def code_cells(path: Path) -> list[tuple[Cell, Code]]:
+    """The code of a notebook's cells, each with the nearest target before it."""
+    cells, found, near = notebook_cells(path), [], Cell(path.stem)
+    known: dict[str, str] = {}
+    for cell_type, source in cells:
+        known |= _imports(_parsed(source)) if cell_type == "code" else {}
+    for cell_type, source in cells:
         if cell_type == "markdown":
-            for match in _TARGET.finditer(source):
-                near, kind = match["ref"] or match["label"] or match["eq"], "ref" if match["ref"] else "eq"
-        elif re.search(rf"\b{re.escape(name)}\b", source):
-            here = targets(path)
-            return Cell(path.stem, label, here[label]) if label in here else Cell(path.stem, near, kind)
-    return None
+            near = next((Cell(path.stem, *target) for target in reversed(targets_in(source))), near)
+        else:
+            found.append((near, _code(_parsed(source), known)))
+    return found
+
+
+def _place(cell: Cell, label: str, here: dict[str, str]) -> Cell:
+    """The docstring's own target, if the notebook has it; else the nearest one before the cell."""
+    return replace(cell, label=label, kind=here[label]) if label in here else cell
 
 
 def equations(notebook_folder: Path | None = None) -> list[Equation]:
     """Every function that names an equation, with the tests and the notebook cells that use it."""
     library = Path(__file__).parents[1]
-    files = sorted(library.glob("papers/**/*.py")) + sorted(
-        set(library.rglob("*.py")) - set(library.glob("papers/**/*.py"))
+    found = []
+    for path in sorted(library.rglob("*.py")):
+        found += cited(path, ".".join(path.relative_to(library.parent).with_suffix("").parts))
+    books = [(targets(path), code_cells(path)) for path in notebooks(notebook_folder)]
+    return sorted((_joined(equation, books) for equation in found), key=_order)
+
+
+def _joined(equation: Equation, books: list[tuple[dict[str, str], list[tuple[Cell, Code]]]]) -> Equation:
+    known = [test for test, code in tests(files.ROOT / "tests") if code.uses(equation.function)]
+    first = (
+        next(((cell, here) for cell, code in cells if code.uses(equation.function)), None) for here, cells in books
     )
-    found = [
-        e for path in files for e in _cited(path, ".".join(path.relative_to(library.parent).with_suffix("").parts))
-    ]
-    tests = _tests(ROOT / "tests")
-    return sorted((_joined(e, tests, notebooks(notebook_folder)) for e in found), key=_order)
-
-
-def _joined(equation: Equation, tests: list[tuple[str, set[str]]], books: list[Path]) -> Equation:
-    name = equation.function.rpartition(".")[2]
-    cells = [cell for path in books if (cell := _use(path, name, equation.label))]
-    return replace(equation, tests=[test for test, names in tests if name in names], cells=cells)
+    return replace(
+        equation, tests=known, cells=[_place(cell, equation.label, here) for cell, here in filter(None, first)]
+    )
 
 
 def _order(equation: Equation) -> tuple:
+    """By paper; equations before sections, tables and the rest, each by number."""
     number = re.search(r"\d+", equation.place)
     kind = not equation.place.startswith("eq")
     return (

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..errors import DataFreeError
 from ..evidence import claims
+from . import markdown
 
 PAPER = "knowledge_within"
 COLUMNS = {"real": "training_set", "BNS": "bns", "BNS + I": "bns_plus_inception", "I": "inception", "G": "gaussian"}
@@ -185,37 +186,28 @@ TABLES = (
 """Notebook, title, and the function that makes the table."""
 
 
-def _section(notebook: str, profile: str, found: list[dict], title: str, make: Callable[[list[dict]], Table]) -> str:
+def _section(notebook: str, profile: str, found: list[dict], title: str, make: Callable[[list[dict]], Table]) -> dict:
+    """What the page says of one table: its numbers, and the runs they come from."""
     columns, rows = make(found)
-    lines = ["| " + " | ".join(["", "", *columns]) + " |", "|" + "---|" * (2 + len(columns))]
-    lines += ["| " + " | ".join(row) + " |" for row in rows]
-    links = ", ".join(
-        f"{{download}}`seed {r['seed']} <records/{profile}/{notebook}/seed{r['seed']}.json>`" for r in found
-    )
-    return (
-        f"## {title}: profile `{profile}`\n\n" + "\n".join(lines) + f"\n\nRecords: {links}. Again with:\n\n"
-        f"```bash\n{found[0]['command']}\n```\n\n{_settings(found[0]['parameters'])}\n"
-    )
-
-
-def _settings(parameters: dict[str, Any]) -> str:
-    named = (f"`{k}` {v}" for k, v in parameters.items() if isinstance(v, int | float) and k not in ("seed",))
-    return f"Network `{parameters['model']}`; " + ", ".join(named) + "."
+    parameters = found[0]["parameters"]
+    return {
+        "title": title,
+        "profile": profile,
+        "columns": columns,
+        "rows": rows,
+        "records": {r["seed"]: f"records/{profile}/{notebook}/seed{r['seed']}.json" for r in found},
+        "command": found[0]["command"],
+        "model": parameters["model"],
+        "settings": {k: v for k, v in parameters.items() if isinstance(v, int | float) and k != "seed"},
+    }
 
 
 def page(found: list[dict]) -> str:
     """The page, from all records; a sentence where no run of that scale is recorded."""
-    parts = [
-        "(paper-scale)=\n# At the paper's scale\n",
-        "The chapters run in minutes on a small network. Below are runs with the first paper's network, a ResNet-44 "
-        "that others trained, and with all of CIFAR-10. For the second paper they are the book's own networks on all "
-        "10,000 test images, and EfficientNet-Lite0 on real samples of ImageNet; for the fourth they are the book's own networks. "
-        "`reduced` means that the synthesis, the distillation or the number of test images was cut to what two cores "
-        "do in hours; the settings stand below each table. Means ± standard deviations, with the number of values.\n",
-    ]
+    sections = []
     for notebook, title, make in TABLES:
         for profile in ("paper", "reduced"):
             mine = [r for r in found if r["notebook"] == notebook and r["profile"] == profile]
             if mine:
-                parts.append(_section(notebook, profile, mine, title, make))
-    return "\n".join(parts if len(parts) > 2 else [*parts, "No such run is recorded yet.\n"])
+                sections.append(_section(notebook, profile, mine, title, make))
+    return markdown.page("paper_scale", sections=sections)

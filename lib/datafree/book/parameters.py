@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from .. import files
-from ..config import Strict, _read_text, suggestion, validate
+from ..config import Strict, from_text, suggestion, validate
 from ..core.precision import Precision as PassPrecision
 from ..errors import DataFreeError
 
@@ -66,8 +66,8 @@ class KWSynthesis(NotebookParameters):
     precision: Precision = "auto"
 
 
-class KWPools(NotebookParameters):
-    """How the pools of images are made that several chapters of *The Knowledge Within* read."""
+class KWImages(NotebookParameters):
+    """How the images are made that several chapters of *The Knowledge Within* share, and the chapter on UDFC."""
 
     images: int = Field(500, ge=10, le=1_000_000, description="images of each source (section 4.2: 50 a class)")
     synthesis_batch: Batch = 128
@@ -77,7 +77,7 @@ class KWPools(NotebookParameters):
     precision: Precision = "auto"
 
 
-class KWCalibration(KWPools):
+class KWCalibration(KWImages):
     """Parameters of 02_kw_calibration."""
 
     seeds: int = Field(5, ge=1, le=100, description="repetitions of each calibration")
@@ -86,7 +86,7 @@ class KWCalibration(KWPools):
     test_images: TestImages = 1000
 
 
-class KWDistillation(KWPools):
+class KWDistillation(KWImages):
     """Parameters of 03_kw_distillation."""
 
     steps: int = Field(120, ge=2, le=1_000_000, description="steps of the main runs (section 4.2: 16,000)")
@@ -99,7 +99,7 @@ class KWDistillation(KWPools):
     test_images: TestImages = 1000
 
 
-class KWCorrespondence(KWPools):
+class KWCorrespondence(KWImages):
     """Parameters of 04_kw_correspondence."""
 
     batch: int = Field(128, ge=2, le=4096, description="images a batch where J_KL is averaged over batches")
@@ -179,7 +179,7 @@ class LWPruning(NotebookParameters):
     lite_images: int = Field(50, ge=10, le=1_000_000, description="images that EfficientNet-Lite0 is compared on")
 
 
-class UDFCRepair(KWPools):
+class UDFCRepair(KWImages):
     """Parameters of 08_udfc."""
 
     shares: Shares = "0.3 0.5 0.7"
@@ -358,10 +358,10 @@ def resolve(notebook: str, profile: str = "book", overrides: dict[str, Any] | No
     """
     cls = parameters_of(notebook)
     values = dict(load_profile(profile).get(notebook, {}))
-    for name, value in (overrides or {}).items():
-        if name in _RUN_NAMES:
+    for name in _RUN_NAMES:
+        if name in (overrides or {}):
             raise DataFreeError(f"'{name}' is not an override; give --{name} VALUE instead of -p {name}=VALUE.")
-        values[name] = _read_text(cls, name, value)
+    values |= from_text(cls, overrides or {})
     asked = [name for name, value in values.items() if value == ASK]
     if asked:
         hint = "; ".join(

@@ -7,19 +7,18 @@ failed and the notebook's last cell wrote its record; only then do both files ge
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
 from .. import files
 from ..errors import DataFreeError
 from . import parameters
+from .locks import sole_writer
 
 NOTEBOOKS = files.ROOT / "notebooks"
 CELL_SECONDS = {"smoke": 300, "book": 1800}
@@ -101,62 +100,6 @@ def failed_path(out: Path) -> Path:
     return out.with_name(out.stem + ".failed.ipynb")
 
 
-def lock_path(out: Path) -> Path:
-    """The file that the one process which writes `out` holds locked."""
-    return out.with_name(f".{out.stem}.lock")
-
-
-@contextlib.contextmanager
-def sole_writer(out: Path, sentence: Callable[[Path, str | None], str] | None = None) -> Iterator[IO[str]]:
-    """Hold the lock of `out`; DataFreeError (by `sentence`) names the process that has it already. Death releases it.
-
-    Yields:
-        the lock's file; a child that inherits it holds the lock too.
-    """
-    with _open_lock(out) as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise DataFreeError((sentence or busy_sentence)(out, holder(lock_path(out)))) from None
-        name_holder(handle, os.getpid())
-        yield handle
-
-
-def name_holder(handle: IO[str], process: int) -> None:
-    """Write into the lock's file which process to name to others."""
-    handle.truncate(0)
-    handle.write(str(process))
-    handle.flush()
-
-
-def _open_lock(out: Path) -> IO[str]:
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        return open(lock_path(out), "a+")  # noqa: SIM115 (its caller closes it)
-    except OSError as error:
-        raise _unwritable(out, error) from None
-
-
-def holder(lock: Path) -> str | None:
-    """The process number that holds `lock`, or None if nobody does."""
-    try:
-        with open(lock, "r+") as handle:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return lock.read_text().strip() or "unknown"
-    except OSError:
-        return None
-    return None
-
-
-def busy_sentence(out: Path, process: str | None) -> str:
-    """What to say when another process is at work on `out`."""
-    return (
-        f"process {process or 'unknown'} is still writing '{out}', perhaps left over from an interrupted build; "
-        f"wait for it, or end it with 'kill {process or 'PID'}' and try again."
-    )
-
-
 @contextlib.contextmanager
 def scratch(path: Path) -> Iterator[Path]:
     """A temporary name beside `path`, removed at the end; leftovers of killed runs go too."""
@@ -167,16 +110,12 @@ def scratch(path: Path) -> Iterator[Path]:
             shutil.rmtree(stale)
         folder = tempfile.mkdtemp(prefix=prefix, dir=path.parent)
     except OSError as error:
-        raise _unwritable(path, error) from None
+        raise files.unwritable(path, error) from None
     draft = Path(folder) / path.name
     try:
         yield draft
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _unwritable(path: Path, error: OSError) -> DataFreeError:
-    return DataFreeError(f"cannot write '{path}' ({error.strerror}); choose a folder that is writable and has room.")
 
 
 @contextlib.contextmanager
@@ -212,7 +151,7 @@ def _execute(source: Path, values: dict, draft: Path, note: Path, seconds: int, 
     except OSError as error:
         if error.errno is None:
             raise _failure(source, draft, out, error, seconds) from None
-        raise _unwritable(out, error) from None
+        raise files.unwritable(out, error) from None
     except Exception as error:
         raise _failure(source, draft, out, error, seconds) from None
 
@@ -266,7 +205,7 @@ def _check_record(note: Path, name: str, out: Path) -> None:
         ) from None
     if written.get("notebook") != name:
         raise DataFreeError(
-            f"notebook '{name}' wrote a record for '{written.get('notebook')}', so nothing was kept; mend its records.begin()."
+            f"notebook '{name}' wrote a record for '{written.get('notebook')}', so nothing was kept; mend its chapters.begin()."
         )
 
 
@@ -280,4 +219,4 @@ def _move(source: Path, target: Path) -> None:
     try:
         os.replace(source, target)
     except OSError as error:
-        raise _unwritable(target, error) from None
+        raise files.unwritable(target, error) from None

@@ -8,9 +8,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from IPython.display import Markdown, display
+from pandas.io.formats.style import Styler
 
 from .. import files
+
+Table = Styler.from_custom_template(Path(__file__).parent, html_table="table.html.j2")
+"""pandas' styled table with our template: heads say to screen readers what they are the heads of."""
 
 
 def source(*functions) -> None:
@@ -35,10 +40,13 @@ def cell(value) -> str:
 def table(rows: Sequence[Mapping], caption: str) -> None:
     """A table with the keys of the first row as heads; lists are shown as mean and standard deviation."""
     heads = list(rows[0])
-    head = "".join(f"<th scope='col'>{html.escape(h)}</th>" for h in heads)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(cell(row.get(h)))}</td>" for h in heads) + "</tr>" for row in rows
-    )
-    table = f"<table class='table'><caption>{html.escape(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-    plain = "\n".join(" | ".join(cell(row.get(h)) for h in heads) for row in rows)
-    display({"text/html": table, "text/plain": f"{caption}\n{plain}"}, raw=True)
+    values = [[row.get(head) for head in heads] for row in rows]
+    plain = "\n".join(" | ".join(map(cell, line)) for line in values)
+    display({"text/html": _html(heads, values, caption), "text/plain": f"{caption}\n{plain}"}, raw=True)
+
+
+def _html(heads: Sequence[str], values: Sequence[Sequence], caption: str) -> str:
+    frame = pd.DataFrame(values, columns=heads, dtype=object)  # dtype object: None stays None, lists stay lists
+    style = Table(frame, cell_ids=False).format(lambda value: html.escape(cell(value))).hide(axis="index")
+    style = style.format_index(html.escape, axis="columns").set_caption(html.escape(caption))
+    return style.set_table_attributes("class='table'").to_html(exclude_styles=True)

@@ -10,16 +10,25 @@ import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import nn
 
 from ..data.images import ImageSet
 from ..errors import DataFreeError
-from .hooks import evaluating, hooked
+from .hooks import evaluating, frozen, input_hooks
 
-Moments = tuple[torch.Tensor, torch.Tensor]
-"""(mean, variance) per channel."""
+
+class Moments(NamedTuple):
+    """Mean and variance of each channel, [C] both."""
+
+    mean: torch.Tensor
+    var: torch.Tensor
+
+
+NamedMoments = dict[str, Moments]
+"""Name of a module -> moments of what it receives or puts out."""
 
 
 def bns_divergence(mu_hat, var_hat, mu, var, *, reverse: bool = False, eps: float = 1e-8) -> torch.Tensor:
@@ -78,11 +87,30 @@ def layers(model: nn.Module) -> list[tuple[str, nn.BatchNorm2d]]:
 
 def stored(model: nn.Module) -> list[Moments]:
     """The stored (mu, var) of every BatchNorm layer, as copies without gradient."""
-    return [(m.running_mean.detach().clone(), m.running_var.detach().clone()) for _, m in layers(model)]
+    return [Moments(m.running_mean.detach().clone(), m.running_var.detach().clone()) for _, m in layers(model)]
 
 
-class _BatchNormWithMoments(torch.autograd.Function):
-    """y = z * scale + shift and the moments of z, in one function with an analytic gradient.
+def batchnorm_with_moments(
+    z: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    r"""BatchNorm in evaluation mode, and the moments of its input.
+
+    .. math:: y = z \cdot \mathrm{scale} + \mathrm{shift}, \qquad
+              \hat\mu_c = \frac1M \sum_{n,h,w} z_{nchw}, \qquad
+              \hat\sigma_c^2 = \frac1M \sum_{n,h,w} (z_{nchw} - \hat\mu_c)^2
+
+    Args:
+        z: [N, C, H, W], with M = N H W; scale, shift: [1, C, 1, 1] from `affine`.
+    Returns:
+        y, mu_hat [C], var_hat [C]. `BatchNormWithMoments` computes the same in fewer sweeps over memory.
+    """
+    mu_hat = z.float().mean((0, 2, 3))
+    var_hat = z.float().var((0, 2, 3), unbiased=False)
+    return (z * scale + shift).to(z.dtype), mu_hat, var_hat
+
+
+class BatchNormWithMoments(torch.autograd.Function):
+    """`batchnorm_with_moments` in one function with an analytic gradient; scale and shift get none.
 
     d(mu_hat)/dz = 1/M and d(var_hat)/dz = 2 (z - mu_hat)/M, so the gradient of any loss on the moments
     is affine in z, channel by channel: one multiply-add, joined with BatchNorm's own gradient.
@@ -92,16 +120,17 @@ class _BatchNormWithMoments(torch.autograd.Function):
     def forward(ctx, z, scale, shift):
         z_float = z.float()
         mu_hat = z_float.mean((0, 2, 3))
-        var_hat = (z_float.square().mean((0, 2, 3)) - mu_hat.square()).clamp_min_(0)
+        var_hat = (z_float.square().mean((0, 2, 3)) - mu_hat.square()).clamp_min_(0)  # E[z^2] - mu_hat^2
         ctx.save_for_backward(z, scale, mu_hat)
         return torch.addcmul(shift, z_float, scale).to(z.dtype), mu_hat, var_hat
 
     @staticmethod
     def backward(ctx, grad_y, grad_mu, grad_var):
         z, scale, mu_hat = ctx.saved_tensors
-        count = z.numel() / z.shape[1]
+        count = z.numel() / z.shape[1]  # M
         slope = 2 * grad_var / count
         offset = grad_mu / count - slope * mu_hat
+        # dL/dz = slope z + offset, by the moments, + scale dL/dy, by BatchNorm itself
         grad = torch.addcmul(_row(offset), z, _row(slope)).addcmul_(grad_y, scale)
         return grad.to(z.dtype), None, None
 
@@ -112,7 +141,7 @@ def _row(v: torch.Tensor) -> torch.Tensor:
 
 def affine(layer: nn.BatchNorm2d) -> tuple[torch.Tensor, torch.Tensor]:
     """scale and shift [1, C, 1, 1] of BatchNorm in evaluation mode."""
-    scale = (layer.running_var + layer.eps).rsqrt()
+    scale = (layer.running_var + layer.eps).rsqrt()  # gamma / sqrt(sigma^2 + eps), gamma below
     if layer.weight is not None:
         scale = scale * layer.weight.detach()
     shift = -layer.running_mean * scale
@@ -157,24 +186,20 @@ def capture(model: nn.Module) -> Iterator[Captured]:
         scale, shift = affine(layer)
 
         def forward(z):
-            y, mu_hat, var_hat = _BatchNormWithMoments.apply(z, scale, shift)
-            seen.by_layer[i] = (mu_hat, var_hat)
+            y, mu_hat, var_hat = BatchNormWithMoments.apply(z, scale, shift)
+            seen.by_layer[i] = Moments(mu_hat, var_hat)
             return y
 
         return forward
 
-    required = [(p, p.requires_grad) for p in model.parameters()]
     try:
-        with evaluating(model):
-            model.requires_grad_(False)
+        with frozen(model):
             for i, layer in enumerate(found):
                 layer.forward = forward_of(i, layer)
             yield seen
     finally:
         for layer in found:
             layer.__dict__.pop("forward", None)
-        for parameter, flag in required:
-            parameter.requires_grad_(flag)
 
 
 @torch.no_grad()
@@ -184,41 +209,38 @@ def measure(model: nn.Module, images: ImageSet, batch: int = 500) -> list[Moment
         sums = None
         for x, _ in images.batches(batch):
             model(x)
+            # first and second moments add up over batches, variances do not
             parts = [torch.stack((mu, var + mu.square())) * len(x) for mu, var in seen.moments]
             sums = parts if sums is None else [a + b for a, b in zip(sums, parts)]
     first_second = [s / len(images) for s in sums]
-    return [(m, (q - m.square()).clamp_min(0)) for m, q in first_second]
+    return [Moments(m, (q - m.square()).clamp_min(0)) for m, q in first_second]
 
 
 @torch.no_grad()
-def image_moments(model: nn.Module, images: ImageSet, batch: int = 250) -> list[Moments]:
+def image_moments(model: nn.Module, images: ImageSet, batch: int = 250) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """First and second moment of every BatchNorm input, image by image: one pass serves groups of any size.
 
     Returns:
         (mean of z, mean of z squared) a layer, each [N, C]; see `group_divergences`.
     """
-    found = [layer for _, layer in layers(model)]
-    parts: list[list[torch.Tensor]] = [[] for _ in found]
+    parts: dict[str, list[torch.Tensor]] = {name: [] for name, _ in layers(model)}
 
-    def hook_of(i: int):
-        def hook(_module, inputs):
-            z = inputs[0].float()
-            parts[i].append(torch.stack((z.mean((2, 3)), z.square().mean((2, 3)))))
+    def note(name: str, z: torch.Tensor) -> None:
+        z = z.float()
+        parts[name].append(torch.stack((z.mean((2, 3)), z.square().mean((2, 3)))))
 
-        return hook
-
-    handles = [layer.register_forward_pre_hook(hook_of(i)) for i, layer in enumerate(found)]
-    with hooked(handles), evaluating(model):
+    with input_hooks(model, parts, note), evaluating(model):
         for x, _ in images.batches(batch):
             model(x)
-    if not all(parts):
-        raise DataFreeError(_unreached(sum(not p for p in parts), len(parts)))
-    return [tuple(torch.cat(p, dim=1)) for p in parts]
+    if not all(parts.values()):
+        raise DataFreeError(_unreached(sum(not p for p in parts.values()), len(parts)))
+    return [tuple(torch.cat(p, dim=1)) for p in parts.values()]
 
 
 def group_divergences(
-    moments: list[Moments], reference: list[Moments], size: int, generator: torch.Generator | None = None, **options
-) -> torch.Tensor:
+    moments: list[tuple[torch.Tensor, torch.Tensor]], reference: list[Moments], size: int,
+    generator: torch.Generator | None = None, **options,
+) -> torch.Tensor:  # fmt: skip
     """J_KL of groups of `size` images each, drawn without replacement: [N // size]; what does not fill a group is left out.
 
     Args:
@@ -234,6 +256,7 @@ def group_divergences(
     order = torch.arange(count) if generator is None else torch.randperm(count, generator=generator)
     index = order[: count // size * size].view(-1, size)
     layer_values = []
+    # [groups, C]: moments of a group are means of its images' moments
     for (first, second), stored_pair in zip(moments, reference):
         mu_hat, square = first[index].mean(1), second[index].mean(1)
         var_hat = (square - mu_hat.square()).clamp_min(0)
@@ -282,7 +305,7 @@ def fold(conv: nn.Conv2d | nn.Linear, norm: nn.BatchNorm2d | nn.BatchNorm1d) -> 
     Equal to the pair in evaluation mode; both arguments are left as they are. Book: {ref}`lw-fusion`.
     """
     scale, shift = (t.flatten() for t in affine(norm))
-    folded = copy.deepcopy(conv)
+    folded = copy.deepcopy(conv)  # scale = gamma / sqrt(sigma^2 + eps), shift = beta - scale mu
     bias = 0 if conv.bias is None else conv.bias.detach()
     with torch.no_grad():
         folded.weight.mul_(scale.view(-1, *[1] * (conv.weight.ndim - 1)))
@@ -301,7 +324,7 @@ def recalibrate(model: nn.Module, images: ImageSet, batch: int = 256) -> nn.Modu
     momenta = [layer.momentum for layer in found]
     try:
         with evaluating(model):
-            for layer in found:
+            for layer in found:  # only BatchNorm trains: it normalises by the batch and averages what it saw
                 layer.reset_running_stats()
                 layer.momentum = None  # cumulative average
                 layer.train()

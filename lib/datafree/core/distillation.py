@@ -1,12 +1,12 @@
-"""Teach a compressed network by its original: losses on outputs and features, and the one training loop for all of it.
+"""Teach a student: the one loop that trains compressed networks, the batches it draws, and the distance of outputs.
 
-The loop (`fit`) knows nothing of networks: it takes parameters and a function that draws a loss. Distillation,
-feature regression and the baselines differ in that function only.
+Distillation, Feature Regression, layer-wise training and the baselines differ in their losses; all else is here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Literal
 
 import torch
@@ -15,10 +15,12 @@ from pydantic import Field
 from torch import nn
 
 from ..data.images import ImageSet, random_crop_and_mirror
-from ..errors import DataFreeError
-from .hooks import evaluating, stages, taps
+from .hooks import evaluating, frozen
 from .optimization import FitConfig, fit
-from .precision import Precision, autocast, uses_bf16
+from .precision import Precision
+
+Extra = Callable[[], torch.Tensor]
+"""Draws one more loss of the student, a scalar that is added in every step."""
 
 
 def output_divergence(student: torch.Tensor, teacher: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
@@ -33,117 +35,76 @@ def output_divergence(student: torch.Tensor, teacher: torch.Tensor, temperature:
     Returns:
         a scalar in nats, never negative. Book: {ref}`kw-kd`.
     """
-    q = F.log_softmax(student.float() / temperature, dim=1)
-    p = F.log_softmax(teacher.float() / temperature, dim=1)
-    return temperature**2 * F.kl_div(q, p, reduction="batchmean", log_target=True)
+    log_q = F.log_softmax(student.float() / temperature, dim=1)
+    log_p = F.log_softmax(teacher.float() / temperature, dim=1)
+    # T^2 keeps the size of the gradient, which falls as 1 / T^2
+    return temperature**2 * F.kl_div(log_q, log_p, reduction="batchmean", log_target=True)
 
 
-def feature_distance(student: list[torch.Tensor], teacher: list[torch.Tensor]) -> torch.Tensor:
-    r"""Smooth L1 of features, averaged over their values and over the taps (The Knowledge Within, section 4.2, IQ loss).
+class StudentConfig(FitConfig):
+    """How a student is trained, whatever its loss."""
 
-    .. math:: \frac1S \sum_{s} \mathrm{mean}\,h\bigl(f_s^{\text{student}} - f_s^{\text{teacher}}\bigr), \qquad
-              h(d) = \begin{cases} d^2 / 2 & |d| < 1 \\ |d| - 1/2 & \text{else} \end{cases}
-
-    Args:
-        student, teacher: one tensor a tap, of equal shapes.
-    Returns:
-        a scalar, in units of the features. Book: {ref}`kw-iq`.
-    """
-    return torch.stack([F.smooth_l1_loss(s.float(), t.float()) for s, t in zip(student, teacher, strict=True)]).mean()
-
-
-def mix(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    r"""Every image blended with another of its batch (The Knowledge Within, section 4.2, in the manner of mixup).
-
-    .. math:: x_i' = \lambda_i x_i + (1 - \lambda_i)\, x_{\pi(i)}, \qquad \lambda_i \sim U(0, 1)
-
-    Args:
-        images: [N, C, H, W]; the law of lambda is not given in the paper. Book: {ref}`kw-mix`.
-    """
-    share = torch.rand(len(images), 1, 1, 1, generator=generator)
-    other = torch.randperm(len(images), generator=generator)
-    return torch.lerp(images[other], images, share).contiguous(memory_format=torch.channels_last)
-
-
-class DistillConfig(FitConfig):
-    """How a student learns from its teacher; defaults are The Knowledge Within's (section 4.2) where it gives a value."""
-
-    batch: int = Field(512, ge=2, description="images drawn with replacement a step")
-    objective: Literal["kl", "cross_entropy"] = Field("kl", description="teacher's outputs, or the labels alone")
-    temperature: float = Field(4.0, gt=0, description="of both softmaxes (not given)")
-    features: float = Field(0.001, ge=0, description="weight of the IQ loss (section 4.2)")
-    mixing: bool = Field(True, description="in-batch mixing of the inputs (section 4.2)")
-    augment: bool = Field(True, description="random crop and mirror of every drawn batch (section 4.2)")
+    batch: int = Field(64, ge=1, description="images a step")
     batchnorm: Literal["frozen", "running"] = Field("frozen", description="evaluation mode, or adapting to the images")
     precision: Precision = Field("auto", description="of the networks' passes")
     seed: int = Field(0, ge=0)
 
 
-class Distiller:
-    """One student, one teacher, one pool of images; `draw_loss` is what `fit` minimises."""
+class Batches:
+    """Draws batches from a set of images; the sequence depends on the seed alone.
+
+    Args:
+        size: images a batch.
+        replacement: else each batch has different images, and is the whole set where that is no larger than `size`.
+        augment: crop and mirror each drawn image at random.
+    """
 
     def __init__(
-        self, student: nn.Module, teacher: nn.Module, pool: ImageSet, config: DistillConfig,
-        extra: Callable[[], torch.Tensor] | None = None,
+        self, images: ImageSet, size: int, *, seed: int = 0, replacement: bool = True, augment: bool = False
     ):  # fmt: skip
-        self.student, self.teacher, self.pool, self.config, self.extra = student, teacher, pool, config, extra
-        self.generator = torch.Generator().manual_seed(config.seed)
-        self.bf16 = uses_bf16(config.precision)
-        self.taps = stages(teacher, tuple(pool[:1].pixels.shape[1:])) if config.features else ()
-        self._check()
+        self.images, self.size, self.replacement, self.augment = images, size, replacement, augment
+        self.generator = torch.Generator().manual_seed(seed)
 
-    def _check(self) -> None:
-        config, pool = self.config, self.pool
-        if config.objective == "cross_entropy" and (pool.labels < 0).any():
-            raise DataFreeError(f"'{pool.name}' has no labels; cross entropy needs them, distillation (kl) does not.")
-        if config.objective == "cross_entropy" and config.mixing:
-            raise DataFreeError("mixed images have no single label; set mixing=False with cross entropy.")
+    def index(self) -> torch.Tensor | slice:
+        """Which images come next."""
+        count = len(self.images)
+        if self.replacement:
+            return torch.randint(0, count, (self.size,), generator=self.generator)
+        return slice(None) if count <= self.size else torch.randperm(count, generator=self.generator)[: self.size]
 
-    def batch(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Augmented, then mixed images, and the labels they had."""
-        index = torch.randint(0, len(self.pool), (self.config.batch,), generator=self.generator)
-        drawn = self.pool[index]
+    def __call__(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Images [size, C, H, W] and their labels."""
+        drawn = self.images[self.index()]
         x = drawn.floats()
-        x = random_crop_and_mirror(x, self.generator) if self.config.augment else x
-        x = mix(x, self.generator) if self.config.mixing else x
+        x = random_crop_and_mirror(x, self.generator) if self.augment else x
         return x.contiguous(memory_format=torch.channels_last), drawn.labels
 
-    def draw_loss(self) -> torch.Tensor:
-        config, (x, y) = self.config, self.batch()
-        with taps(self.teacher, self.taps) as wanted, taps(self.student, self.taps) as got, autocast(self.bf16):
-            if config.objective == "kl" or self.taps:
-                with torch.no_grad():
-                    target = self.teacher(x)
-            logits = self.student(x)
-        if config.objective == "kl":
-            loss = output_divergence(logits, target, config.temperature)
-        else:
-            loss = F.cross_entropy(logits.float(), y)
-        loss = loss + config.features * feature_distance(got, wanted) if self.taps else loss
-        return loss + self.extra() if self.extra else loss
 
-    def run(self, progress: bool = True) -> list[float]:
-        """Train the student in place; teacher and modes are as before afterwards."""
-        with evaluating(self.student), evaluating(self.teacher):
-            if self.config.batchnorm == "running":
-                for module in self.student.modules():
-                    module.training = isinstance(module, nn.BatchNorm2d)
-            return fit(
-                list(self.student.parameters()), self.draw_loss, self.config, what="distillation", progress=progress
-            )
-
-
-def distill(
-    student: nn.Module, teacher: nn.Module, pool: ImageSet, config: DistillConfig, progress: bool = True, *,
-    extra: Callable[[], torch.Tensor] | None = None,
+def train_student(
+    student: nn.Module, loss: Callable[..., torch.Tensor], config: FitConfig, *, draw: Callable[[], Sequence] = tuple,
+    teacher: nn.Module | None = None, batchnorm: str = "frozen", parameters: Sequence[nn.Parameter] | None = None,
+    extra: Extra | None = None, watch: Callable[[int], None] | None = None, what: str = "training", progress: bool = True,
 ) -> list[float]:  # fmt: skip
-    """Train `student` in place on `pool` towards `teacher`; returns the loss of every step.
+    """Train `student` in place; all modes and flags are as before afterwards.
 
-    extra: draws one more loss of the student, a scalar that is added in every step.
-    Activation ranges stay as calibrated. Weight ranges follow the weights unless `quantize.freeze_weight_ranges` was called.
+    Args:
+        loss: of the batch that `draw` gives, a scalar with gradients to the student.
+        draw: the arguments of `loss`; default: none, for a loss that draws by itself.
+        teacher: frozen meanwhile.
+        batchnorm: 'frozen': the student is in evaluation mode; 'running': its BatchNorm layers adapt to the batches.
+        parameters: what is trained; default: all that require gradients.
+        extra: one more loss, added in every step.
+        watch: called with the number of steps done, before each step.
+    Returns:
+        the loss of every step.
     """
-    return Distiller(student, teacher, pool, config, extra).run(progress)
 
+    def draw_loss() -> torch.Tensor:
+        value = loss(*draw())
+        return value + extra() if extra else value
 
-Extra = Callable[[], torch.Tensor]
-"""Draws one more loss of the student, a scalar that is added in every step."""
+    with evaluating(student), frozen(teacher) if teacher else nullcontext(), torch.enable_grad():
+        for module in student.modules():
+            module.training = batchnorm == "running" and isinstance(module, nn.BatchNorm2d)
+        trained = [p for p in student.parameters() if p.requires_grad] if parameters is None else parameters
+        return fit(trained, draw_loss, config, before=watch, what=what, progress=progress)

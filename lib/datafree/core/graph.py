@@ -20,7 +20,6 @@ import copy
 import operator
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial, reduce
 
@@ -30,7 +29,7 @@ from torch import fx, nn
 from ..data.images import ImageSet
 from ..errors import DataFreeError
 from . import batchnorm, graph_roles
-from .hooks import evaluating, hooked
+from .hooks import evaluating, input_hooks
 
 
 @dataclass(frozen=True)
@@ -396,37 +395,40 @@ def put_module(model: nn.Module, name: str, module: nn.Module) -> None:
     setattr(model.get_submodule(parent), leaf, module)
 
 
-@contextmanager
-def _watching(model: nn.Module, names: Iterable[str], watch: Callable[[str, torch.Tensor], None]):
-    handles = [
-        model.get_submodule(name).register_forward_pre_hook(lambda _, args, name=name: watch(name, args[0]))
-        for name in names
-    ]
-    with hooked(handles), evaluating(model), torch.no_grad():
-        yield
+def replaced(model: nn.Module, names: Iterable[str], make: Callable[[nn.Module], nn.Module]) -> nn.Module:
+    """A copy of `model` in evaluation mode with `make(module)` in the place of each named module."""
+    copied = copy.deepcopy(model)
+    for name in names:
+        put_module(copied, name, make(copied.get_submodule(name)))
+    return copied.eval()
 
 
+@torch.no_grad()
 def inputs_of(model: nn.Module, names: Iterable[str], x: torch.Tensor) -> dict[str, torch.Tensor]:
     """What the named modules receive when the network gets x."""
     seen: dict[str, torch.Tensor] = {}
-    with _watching(model, names, lambda name, value: seen.__setitem__(name, value.clone())):
+
+    def note(name: str, value: torch.Tensor) -> None:
+        seen[name] = value.clone()  # a layer behind may work in place
+
+    with input_hooks(model, names, note), evaluating(model):
         model(x)
     return seen
 
 
-def input_moments(
-    model: nn.Module, names: Iterable[str], images: ImageSet, batch: int = 250
-) -> dict[str, batchnorm.Moments]:
+@torch.no_grad()
+def input_moments(model: nn.Module, names: Iterable[str], images: ImageSet, batch: int = 250) -> batchnorm.NamedMoments:
     """Mean and variance of each channel (or column of a linear layer) that the named modules receive, over `images`."""
     sums: dict[str, list] = {}
 
-    def watch(name: str, value: torch.Tensor) -> None:
-        dims = [d for d in range(value.ndim) if d != 1]
+    def note(name: str, value: torch.Tensor) -> None:
+        dims = [d for d in range(value.ndim) if d != 1]  # all but the channels
+        # sums of the values and of their squares, and how many there are: they add up over batches
         parts = (value.sum(dims).double(), value.square().sum(dims).double(), value.numel() // value.shape[1])
         sums[name] = [a + b for a, b in zip(sums.get(name, (0, 0, 0)), parts)]
 
-    with _watching(model, names, watch):
+    with input_hooks(model, names, note), evaluating(model):
         for x, _ in images.batches(batch):
             model(x)
     means = {name: (first / n, second / n) for name, (first, second, n) in sums.items()}
-    return {name: (m.float(), (q - m.square()).clamp_min(0).float()) for name, (m, q) in means.items()}
+    return {name: batchnorm.Moments(m.float(), (q - m.square()).clamp_min(0).float()) for name, (m, q) in means.items()}

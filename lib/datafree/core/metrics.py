@@ -23,10 +23,12 @@ def outputs(model: nn.Module, images: ImageSet, batch: int = 250, bf16: bool = F
 
 
 @torch.no_grad()
-def hits(model: nn.Module, images: ImageSet, k: int = 1, batch: int = 250, bf16: bool = False) -> torch.Tensor:
-    """[N], true where the label of an image is among the k largest outputs."""
+def hits(
+    model: nn.Module, images: ImageSet, ks: tuple[int, ...] = (1,), batch: int = 250, bf16: bool = False
+) -> list[torch.Tensor]:
+    """For each k which images [N] have their label among the k largest outputs; one pass for all."""
     if images.labels.ndim > 1:
-        raise DataFreeError(f"'{images.name}' labels pixels; use mean_iou, accuracy is for whole images.")
+        raise DataFreeError(f"'{images.name}' labels pixels; use metrics.mean_iou, accuracy is for whole images.")
     if (images.labels < 0).any():
         raise DataFreeError(f"'{images.name}' has images without labels; accuracy needs labels, agreement does not.")
     logits = outputs(model, images, batch, bf16)
@@ -34,13 +36,21 @@ def hits(model: nn.Module, images: ImageSet, k: int = 1, batch: int = 250, bf16:
         raise DataFreeError(
             f"'{images.name}' has {int(images.labels.max()) + 1} classes, the network {logits.shape[1]}; use images of its classes."
         )
-    best = logits.topk(min(k, logits.shape[1]), dim=1).indices
-    return (best == images.labels[:, None]).any(1)
+    best = logits.topk(min(max(ks), logits.shape[1]), dim=1).indices  # [N, k], the largest first
+    found = best == images.labels[:, None]
+    return [found[:, :k].any(1) for k in ks]
+
+
+def accuracies(
+    model: nn.Module, images: ImageSet, ks: tuple[int, ...], batch: int = 250, bf16: bool = False
+) -> list[float]:
+    """For each k the share of images, in percent, whose label is among the k largest outputs; one pass for all."""
+    return [100 * int(right.sum()) / len(images) for right in hits(model, images, ks, batch, bf16)]
 
 
 def topk(model: nn.Module, images: ImageSet, k: int = 1, batch: int = 250, bf16: bool = False) -> float:
     """Share of images, in percent, whose label is among the k largest outputs."""
-    return 100 * int(hits(model, images, k, batch, bf16).sum()) / len(images)
+    return accuracies(model, images, (k,), batch, bf16)[0]
 
 
 def top1(model: nn.Module, images: ImageSet, batch: int = 250, bf16: bool = False) -> float:
@@ -72,17 +82,21 @@ def agreement(model: nn.Module, reference: nn.Module, images: ImageSet, batch: i
 
 
 def confusion(predicted: torch.Tensor, labels: torch.Tensor, classes: int) -> torch.Tensor:
-    """Pixels [classes, classes] by label (row) and prediction (column); labels below zero are left out."""
+    """Pixels [classes, classes] by label (row) and prediction (column); labels below zero are left out.
+
+    Counted by torch where the pixels are: scikit-learn's confusion_matrix, to which a test holds it, takes five times as
+    long for a million pixels and needs them on the CPU.
+    """
     labels, predicted = labels.flatten().long(), predicted.flatten().long()
     seen = labels >= 0
-    pairs = labels[seen] * classes + predicted[seen]
+    pairs = labels[seen] * classes + predicted[seen]  # one number for each place of the table
     return torch.bincount(pairs, minlength=classes**2).view(classes, classes)
 
 
 def class_iou(table: torch.Tensor) -> torch.Tensor:
     """Intersection over union of each class in percent; NaN where neither labels nor predictions have it."""
     table = table.double()
-    both = table.diagonal()
+    both = table.diagonal()  # the intersection; the union is what either has, counted once
     return 100 * both / (table.sum(0) + table.sum(1) - both)
 
 

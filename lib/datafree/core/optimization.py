@@ -1,18 +1,20 @@
-"""The one loop that minimises a loss, with its optimisers and schedules; it knows nothing of networks."""
+"""The one loop that minimises a loss, with its optimisers and its schedule; it knows nothing of networks."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
 from pydantic import Field
-from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
 from tqdm.auto import tqdm
 
 from ..config import Strict
 from ..errors import DataFreeError
+
+Schedule = Literal["cosine", "constant"]
 
 
 class FitConfig(Strict):
@@ -24,11 +26,21 @@ class FitConfig(Strict):
     momentum: float = Field(0.9, ge=0, lt=1, description="Nesterov momentum of SGD, or beta_1 of Adam")
     decay: float = Field(0.0, ge=0, description="weight decay of matrices and kernels")
     warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps with a rising rate")
-    schedule: Literal["cosine", "constant"] = Field("cosine", description="of the rate after the warm-up")
+    schedule: Schedule = Field("cosine", description="of the rate after the warm-up")
     beta2: float = Field(0.999, ge=0, lt=1, description="beta_2 of Adam")
 
 
-def _optimizer(parameters: list[nn.Parameter], config: FitConfig) -> torch.optim.Optimizer:
+def rate_factor(step: int, steps: int, warmup: float, schedule: Schedule = "cosine") -> float:
+    """Learning rate of a step as a share of its peak: a linear warm-up, then a cosine to zero, or one."""
+    start = warmup * steps
+    if step < start:
+        return min(1.0, (step + 1) / start)
+    if schedule == "constant":
+        return 1.0
+    return 0.5 * (1 + math.cos(math.pi * (step - start) / max(1.0, steps - start)))
+
+
+def _optimizer(parameters: Sequence[torch.Tensor], config: FitConfig) -> torch.optim.Optimizer:
     groups = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
@@ -38,24 +50,20 @@ def _optimizer(parameters: list[nn.Parameter], config: FitConfig) -> torch.optim
     return torch.optim.SGD(groups, lr=config.rate, momentum=config.momentum, nesterov=config.momentum > 0)
 
 
-def _rate(step: int, config: FitConfig) -> float:
-    if config.schedule == "constant" and step >= config.warmup * config.steps:
-        return config.rate
-    return rate_at(step, config.steps, config.rate, config.warmup)
-
-
 def fit(
-    parameters: list[nn.Parameter],
+    parameters: Sequence[torch.Tensor],
     draw_loss: Callable[[], torch.Tensor],
     config: FitConfig,
     *,
+    before: Callable[[int], None] | None = None,
     what: str = "training",
     progress: bool = True,
 ) -> list[float]:
-    """Minimise what `draw_loss` returns; the one loop of this library for compressed networks.
+    """Minimise what `draw_loss` returns; every image and every student of this library is optimised here.
 
     Args:
         draw_loss: draws a batch and returns its loss, with gradients to `parameters`.
+        before: called with the number of steps done, before each step: to watch, clip, or move something else.
         what: a word for the progress bar and the error.
     Returns:
         the loss of every step.
@@ -63,9 +71,10 @@ def fit(
         DataFreeError: a loss that is NaN or infinite.
     """
     optimizer, history = _optimizer(parameters, config), []
+    schedule = LambdaLR(optimizer, lambda step: rate_factor(step, config.steps, config.warmup, config.schedule))
     for step in tqdm(range(config.steps), desc=what, leave=False, disable=None if progress else True):
-        for group in optimizer.param_groups:
-            group["lr"] = _rate(step, config)
+        if before:
+            before(step)
         loss = draw_loss()
         history.append(loss.item())
         if not torch.isfinite(loss):
@@ -73,12 +82,5 @@ def fit(
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
+        schedule.step()  # the rate of the next step
     return history
-
-
-def rate_at(step: int, steps: int, peak: float, warmup: float) -> float:
-    """Linear warm-up to `peak`, then cosine to zero."""
-    start = warmup * steps
-    if step < start:
-        return peak * min(1.0, (step + 1) / start)
-    return 0.5 * peak * (1 + math.cos(math.pi * (step - start) / max(1.0, steps - start)))

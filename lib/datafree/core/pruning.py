@@ -16,7 +16,7 @@ from torch import nn
 
 from ..errors import DataFreeError
 from .graph import Graph, Pair
-from .hooks import hooked
+from .hooks import masked_gradients
 
 CRITERIA = ("l1", "l2")
 """Norms of a filter by which channels are ranked."""
@@ -237,8 +237,5 @@ def masked(model: nn.Module, masks: Masks) -> nn.Module:
 @contextmanager
 def held(model: nn.Module, masks: Masks) -> Iterator[nn.Module]:
     """Within the block masked weights have no gradient, so training leaves their zeros: decay and momentum of zero are zero."""
-    handles = [
-        model.get_submodule(n).weight.register_hook(lambda grad, mask=mask: grad * mask) for n, mask in masks.items()
-    ]
-    with hooked(handles):
+    with masked_gradients((model.get_submodule(name).weight, mask) for name, mask in masks.items()):
         yield model

@@ -1,4 +1,4 @@
-"""Errors of a uniform quantiser for many ranges at once, exact: sort the values once, then only look up sums.
+"""The best range of a uniform quantiser by exact search: sort the values once, then only look up sums.
 
 A quantiser with 2^b levels cuts the real line at 2^b - 1 thresholds. Between two of them all values go to one level q,
 and the squared error of these is sum(x^2) - 2 q sum(x) + q^2 n. With sorted values and their running sum, sum(x) and n
@@ -8,6 +8,11 @@ of each interval are differences of two looked-up entries, whatever the number o
 from __future__ import annotations
 
 import numpy as np
+import torch
+
+from ..errors import DataFreeError
+from . import quantizer
+from .quantizer import Limits
 
 CELLS = 2**18
 """Entries of the table that says where a search begins; more cells, fewer steps."""
@@ -61,3 +66,53 @@ class SortedValues:
         where[:, -1] = len(self.values)
         count, total = np.diff(where, axis=1), np.diff(self.sums[where], axis=1)
         return self.squares + (levels * (levels * count - 2 * total)).sum(1)
+
+
+def _candidates(x_min: float, x_max: float, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """l and h of all pairs of figure 4, h in the outer loop; where one end is stuck at zero its loop has one turn."""
+    shares = np.arange(1, n + 1) / n
+    high = shares * max(x_max, 0.0) if x_max > 0 else np.zeros(1)
+    low = shares * min(x_min, 0.0) if x_min < 0 else np.zeros(1)
+    return np.tile(low, len(high)), np.repeat(high, len(low))
+
+
+@torch.no_grad()
+def search_range(x: torch.Tensor, bits: int, n: int = 100) -> Limits:
+    r"""The range with the least squared error, over shrunk extremes (Layer-Wise Data-Free CNN Compression, figure 4).
+
+    .. math:: \min_{i, j} \bigl\| X - Q(X; l_j, h_i) \bigr\|_2, \qquad
+              h_i = \tfrac iN \max(x_{\max}, 0),\quad l_j = \tfrac jN \min(x_{\min}, 0)
+
+    The same pair as `search_range_by_loops`, without its N^2 sweeps over X: see `SortedValues`.
+
+    Args:
+        x: any shape. n: N.
+    Returns:
+        l and h, scalars; both zero for an input that is zero throughout. Book: {ref}`lw-search`.
+    """
+    if not x.numel() or not torch.isfinite(x).all():
+        raise DataFreeError(
+            "a range was to be found for values that are NaN, infinite or none at all; look at the layer before."
+        )
+    values = SortedValues(x.detach().cpu().numpy())
+    low, high = _candidates(values.low, values.high, n)
+    best = int(values.errors(low, high, bits).argmin())
+    return x.new_tensor(low[best]), x.new_tensor(high[best])
+
+
+@torch.no_grad()
+def search_range_by_loops(x: torch.Tensor, bits: int, n: int = 100) -> Limits:
+    """Figure 4 as it is printed: quantise all of X for every pair (Layer-Wise Data-Free CNN Compression, figure 4).
+
+    Slow; here to check `search_range` and to compare with.
+    """
+    best, found = float("inf"), (x.new_zeros(()), x.new_zeros(()))
+    for i in range(1, n + 1):
+        high = i / n * x.max().clamp_min(0)
+        for j in range(1, n + 1):
+            low = j / n * x.min().clamp_max(0)
+            q = quantizer.round_to_grid(x, quantizer.affine_grid(low, high, bits, zero_on_grid=False))
+            error = (q - x).square_().sum(dtype=torch.float64).item()
+            if error < best:
+                best, found = error, (low, high)
+    return found

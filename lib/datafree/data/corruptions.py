@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 
+from .. import torchvision_shim
 from ..errors import DataFreeError
 from .images import ImageSet
 
@@ -25,22 +25,21 @@ SEVERITIES = {
 def noise(images: ImageSet, sigma: float, seed: int = 0) -> ImageSet:
     """Independent normal noise of standard deviation `sigma` (in units of [0, 1]) on every value, clipped to [0, 1]."""
     _positive("sigma", sigma)
-    x = images.floats()
-    added = sigma * torch.randn(x.shape, generator=torch.Generator().manual_seed(seed))
-    return replace(images, pixels=(x + added).clamp_(0, 1), name=f"{images.name}, noise {sigma:g}")
+    x = images.floats().contiguous()  # so that the draws follow the order of [N, C, H, W]
+    with torch.random.fork_rng([x.device] if x.is_cuda else []):  # torchvision draws from torch's own generator
+        torch.manual_seed(seed)
+        noisy = _torchvision().gaussian_noise(x, sigma=sigma, clip=True)
+    return replace(images, pixels=noisy, name=f"{images.name}, noise {sigma:g}")
 
 
 def blur(images: ImageSet, sigma: float) -> ImageSet:
-    """Gaussian blur of width `sigma` pixels, along rows and then columns; borders are reflected."""
+    """Gaussian blur of width `sigma` pixels; borders are reflected."""
     _positive("sigma", sigma)
     x = images.floats()
-    reach = max(1, min(math.ceil(4 * sigma), x.shape[2] - 1, x.shape[3] - 1))
-    at = torch.arange(-reach, reach + 1)
-    weights = torch.exp(-0.5 * (at / sigma) ** 2)
-    weights = (weights / weights.sum()).expand(x.shape[1], 1, 1, -1)
-    x = F.conv2d(F.pad(x, (reach, reach, 0, 0), mode="reflect"), weights, groups=x.shape[1])
-    x = F.conv2d(F.pad(x, (0, 0, reach, reach), mode="reflect"), weights.transpose(2, 3), groups=x.shape[1])
-    return replace(images, pixels=x.clamp_(0, 1), name=f"{images.name}, blur {sigma:g}")
+    # The kernel ends at four times its width, or where the reflection of a small image would.
+    sides = [2 * max(1, min(math.ceil(4 * sigma), side - 1)) + 1 for side in x.shape[2:]]
+    blurred = _torchvision().gaussian_blur(x, sides[::-1], [sigma, sigma])  # it wants the width first
+    return replace(images, pixels=blurred.clamp_(0, 1), name=f"{images.name}, blur {sigma:g}")
 
 
 def jpeg(images: ImageSet, quality: int) -> ImageSet:
@@ -67,6 +66,14 @@ def corrupted(images: ImageSet, kind: str, severity: int) -> ImageSet:
             f"corruption '{kind}' of severity {severity} is not known; give one of {', '.join(SEVERITIES)} and 1 to 5."
         )
     return {"noise": noise, "blur": blur, "jpeg": jpeg}[kind](images, SEVERITIES[kind][severity - 1])
+
+
+def _torchvision():
+    """torchvision's transforms as functions, also where its build does not match that of torch."""
+    torchvision_shim.install()
+    from torchvision.transforms.v2 import functional
+
+    return functional
 
 
 def _positive(name: str, value: float) -> None:

@@ -71,10 +71,16 @@ def joined(sets: list[ImageSet], name: str) -> ImageSet:
     return replace(sets[0], pixels=pixels, labels=labels, name=name)
 
 
-def generated(images: torch.Tensor, name: str, labels: torch.Tensor | None = None) -> ImageSet:
-    """Wrap float images in [0, 1] that no camera made; their classes are the numbers of the labels, nobody named them."""
+def generated(images: torch.Tensor, name: str, labels: torch.Tensor | None = None, classes: int = 0) -> ImageSet:
+    """Wrap float images in [0, 1] that no camera made; their classes are numbers, because nobody named them.
+
+    Args:
+        labels: default: -1, none.
+        classes: how many there are, one for each output of a network; never fewer than the labels need.
+    """
     labels = torch.full((len(images),), -1) if labels is None else labels
-    return ImageSet(images.detach(), labels, [str(k) for k in range(max(labels.tolist(), default=-1) + 1)], name)
+    count = max(classes, max(labels.tolist(), default=-1) + 1)
+    return ImageSet(images.detach(), labels, [str(k) for k in range(count)], name)
 
 
 def resized(images: ImageSet, side: int) -> ImageSet:

@@ -6,8 +6,6 @@ it, each in one colour. An object is where its grey level is above a threshold. 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 
@@ -32,12 +30,19 @@ COLOUR = 0.35, 1.0
 """Range of each channel of an object's colour."""
 
 
-def _draws(generator: torch.Generator) -> tuple[Callable[[int], int], Callable[[float, float], float]]:
-    """Two functions: a whole number below a bound, and a number between two."""
-    return (
-        lambda bound: int(torch.randint(bound, (1,), generator=generator)),
-        lambda low, high: low + (high - low) * float(torch.rand(1, generator=generator)),
-    )
+class Draws:
+    """Numbers drawn one after the other from one generator."""
+
+    def __init__(self, generator: torch.Generator):
+        self.generator = generator
+
+    def number(self, bound: int) -> int:
+        """A whole number from 0 to below `bound`."""
+        return int(torch.randint(bound, (1,), generator=self.generator))
+
+    def between(self, low: float, high: float) -> float:
+        """A number between two."""
+        return low + (high - low) * float(torch.rand(1, generator=self.generator))
 
 
 def _sources(split: str) -> list[torch.Tensor]:
@@ -48,13 +53,13 @@ def _sources(split: str) -> list[torch.Tensor]:
     return [*kinds, read_stub("digits-stub", split, 8).pixels[:, 0].float() / 255]
 
 
-def _paste(scene: torch.Tensor, labels: torch.Tensor, item: torch.Tensor, label: int, number, between) -> None:
+def paste(scene: torch.Tensor, labels: torch.Tensor, item: torch.Tensor, label: int, draws: Draws) -> None:
     """One object at a random place, size and colour, in place; it covers what lies below it."""
     side = scene.shape[-1]
-    size = round(between(*SIZES) * side)
+    size = round(draws.between(*SIZES) * side)
     item = F.interpolate(item[None, None], size=(size, size), mode="bilinear", align_corners=False)[0, 0]
-    top, left = number(side - size + 1), number(side - size + 1)
-    colour = torch.tensor([between(*COLOUR) for _ in range(3)]).view(3, 1, 1)
+    top, left = draws.number(side - size + 1), draws.number(side - size + 1)
+    colour = torch.tensor([draws.between(*COLOUR) for _ in range(3)]).view(3, 1, 1)
     # dark pixels of the item are its background
     mask = item > THRESHOLD
     window = slice(top, top + size), slice(left, left + size)
@@ -74,17 +79,16 @@ def make(split: str, count: int | None = None, side: int | None = None) -> Image
     count, side = count or COUNT[split], side or SIDE
     if side < 16:
         raise DataFreeError(f"scenes of {side} pixels are too small for objects; give size=16 or more.")
-    generator = torch.Generator().manual_seed(SEED[split])
-    number, between = _draws(generator)
+    draws = Draws(torch.Generator().manual_seed(SEED[split]))
     photographs, items = read_stub("cifar10-stub", split, 32).pixels, _sources(split)
     pixels = torch.empty(count, 3, side, side, dtype=torch.uint8)
     labels = torch.zeros(count, side, side, dtype=torch.int8)
     for k in range(count):
-        back = photographs[number(len(photographs))].float()[None] / 255
+        back = photographs[draws.number(len(photographs))].float()[None] / 255
         scene = F.interpolate(back, size=(side, side), mode="bilinear", align_corners=False)[0]
-        for _ in range(1 + number(OBJECTS)):
-            kind = number(len(items))
-            item = items[kind][number(len(items[kind]))]
-            _paste(scene, labels[k], item, kind + 1, number, between)
+        for _ in range(1 + draws.number(OBJECTS)):
+            kind = draws.number(len(items))
+            item = items[kind][draws.number(len(items[kind]))]
+            paste(scene, labels[k], item, kind + 1, draws)
         pixels[k] = (scene * 255).round().to(torch.uint8)
     return ImageSet(pixels, labels, CLASSES, f"scenes/{split}")

@@ -29,13 +29,13 @@ def _read_image(path: Path, size: int | None) -> np.ndarray:
     try:
         image = Image.open(path).convert("RGB")
         if size and image.size != (size, size):
-            image = _centre_crop(image, size)
+            image = centre_crop(image, size)
         return np.asarray(image)
     except Exception as error:  # decoders raise errors of many kinds on damaged files
         raise DataFreeError(f"image '{path}' cannot be read ({error}); remove it or replace it.") from None
 
 
-def _centre_crop(
+def centre_crop(
     image: Image.Image, size: int, shorter: int | None = None, how: Image.Resampling = Image.Resampling.BILINEAR
 ) -> Image.Image:
     """Shorter side to `shorter` (default: size * 256 / 224, the usual ImageNet evaluation), then the centre."""
@@ -159,7 +159,7 @@ def _from_torchvision(dataset, name: str, size: int, limit: int | None = None) -
             image = (
                 image.resize((size, size), Image.Resampling.BILINEAR)
                 if max(image.size) <= 96
-                else _centre_crop(image, size)
+                else centre_crop(image, size)
             )
         images.append(np.asarray(image))
         labels.append(label if isinstance(label, int) else -1)
@@ -174,7 +174,7 @@ def _voc(dataset, name: str, size: int, limit: int | None) -> ImageSet:
     places = torch.randperm(len(dataset), generator=generator)[:limit].sort().values.tolist()
     images, masks = [], []
     for image, mask in map(dataset.__getitem__, places):
-        images.append(np.asarray(_centre_crop(image.convert("RGB"), size, size)))
-        masks.append(np.asarray(_centre_crop(mask, size, size, Image.Resampling.NEAREST)).astype(np.int8))  # 255 is -1
+        images.append(np.asarray(centre_crop(image.convert("RGB"), size, size)))
+        masks.append(np.asarray(centre_crop(mask, size, size, Image.Resampling.NEAREST)).astype(np.int8))  # 255 is -1
     pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
     return ImageSet(pixels, torch.from_numpy(np.stack(masks)), VOC_CLASSES, name)

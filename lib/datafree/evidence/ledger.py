@@ -83,7 +83,8 @@ def measurements(criterion: Criterion, found: Sequence[dict]) -> tuple[dict[str,
         run = Run(entry)
         try:
             if criterion.counts(run):
-                by_scale.setdefault(scale, []).append((entry, criterion.effects(run)))
+                effects = criterion.effects(run)
+                by_scale.setdefault(scale, []).append((entry, effects))
         except Missing as missing:
             lacking.append(f"{place(entry)}: {missing}")
     return by_scale, unique(lacking)
@@ -148,7 +149,7 @@ def _row(
         "unit": unit,
         "tolerance": criterion.tolerance if criterion else None,
         "why": criterion.why if criterion else "",
-        "stand_in": criterion.stand_in if criterion else None,
+        "stand_in": criterion.stand_in_at(chief.scale if chief else None) if criterion else None,
         "criterion": criterion.check.__doc__ or "" if criterion else "",
         "lacking": lacking if not chief else [],
         "stale": any(map(is_stale, chosen)),

@@ -24,10 +24,16 @@ _TARGET = re.compile(
 )
 
 
+def targets_in(markdown: str) -> list[tuple[str, str]]:
+    """(label, 'ref' or 'eq') for the targets in a piece of markdown, in order."""
+    matches = _TARGET.finditer(markdown)
+    return [(m["ref"] or m["label"] or m["eq"], "ref" if m["ref"] else "eq") for m in matches]
+
+
 def targets(path: Path) -> dict[str, str]:
     """Label -> 'ref' or 'eq' for the targets in a notebook's markdown."""
-    matches = (m for kind, source in notebook_cells(path) if kind == "markdown" for m in _TARGET.finditer(source))
-    return {m["ref"] or m["label"] or m["eq"]: "ref" if m["ref"] else "eq" for m in matches}
+    markdown = (source for kind, source in notebook_cells(path) if kind == "markdown")
+    return {label: kind for source in markdown for label, kind in targets_in(source)}
 
 
 def notebooks(folder: Path | None = None) -> list[Path]:

@@ -133,7 +133,10 @@ def part_state(effects: Sequence[Effect]) -> str:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What all runs of one scale say about a claim. n: independent runs; parts: name -> (state, interval)."""
+    """What all runs of one scale say about a claim.
+
+    n: independent runs of the part that has fewest; parts: name -> (state, interval).
+    """
 
     state: str
     scale: str
@@ -146,12 +149,9 @@ class Verdict:
         return min((found for _, found in self.parts.values()), key=lambda i: i.mean)
 
 
-def independent(runs: Sequence[Mapping[str, Effect]]) -> list[Mapping[str, Effect]]:
-    """Runs whose numbers differ: where a seed changes nothing, the second run is no second measurement."""
-    seen: dict[tuple, Mapping[str, Effect]] = {}
-    for run in runs:
-        seen.setdefault(tuple((name, e.distance.value) for name, e in sorted(run.items())), run)
-    return list(seen.values())
+def independent(effects: Sequence[Effect]) -> list[Effect]:
+    """Those whose numbers differ: where a seed changes nothing, the second run is no second measurement."""
+    return list({effect.distance.value: effect for effect in reversed(effects)}.values())[::-1]
 
 
 def judge(runs: Sequence[Mapping[str, Effect]], scale: str, identity: bool = False) -> Verdict:
@@ -164,17 +164,19 @@ def judge(runs: Sequence[Mapping[str, Effect]], scale: str, identity: bool = Fal
     names = {frozenset(run) for run in runs}
     if len(names) != 1 or not all(names):
         raise DataFreeError("the runs of a claim have other parts than each other, or none; mend its criterion.")
-    distinct = independent(runs)
-    by_part = {name: [run[name] for run in distinct] for name in runs[0]}
+    by_part = {name: [run[name] for run in runs] for name in runs[0]}
     if identity:
-        holds = all(_holds(e) for effects in by_part.values() for e in effects)
-        parts = {
-            name: ("identity" if all(map(_holds, e)) else "contradicted", effect_interval(e))
-            for name, e in by_part.items()
-        }
-        return Verdict("identity" if holds else "contradicted", scale, len(distinct), parts)
-    parts = {name: (part_state(effects), effect_interval(effects)) for name, effects in by_part.items()}
-    return Verdict(overall([state for state, _ in parts.values()]), scale, len(distinct), parts)
+        parts = {name: (_identity_state(effects), effect_interval(effects)) for name, effects in by_part.items()}
+        states = {state for state, _ in parts.values()}
+        return Verdict("identity" if states == {"identity"} else "contradicted", scale, len(runs), parts)
+    distinct = {name: independent(effects) for name, effects in by_part.items()}
+    parts = {name: (part_state(effects), effect_interval(effects)) for name, effects in distinct.items()}
+    n = min(map(len, distinct.values()))
+    return Verdict(overall([state for state, _ in parts.values()]), scale, n, parts)
+
+
+def _identity_state(effects: Sequence[Effect]) -> str:
+    return "identity" if all(map(_holds, effects)) else "contradicted"
 
 
 def _holds(effect: Effect) -> bool:

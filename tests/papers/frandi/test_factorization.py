@@ -93,7 +93,7 @@ def test_table_8_gives_the_printed_compression():
     """The ranks fit a stem of 3 x 3 pixels and a split stride, and no other reading."""
     factors = factorization.Factorizer(build_network("resnet18_cifar", classes=100))
     ranks = {row["layer"]: row["rank"] for row in claims.table("frandi", "T8")["rows"]}
-    assert list(factors.sites) == list(ranks)
+    assert list(factors.layers) == list(ranks)
     assert factors.dense_macs / factors.macs(ranks) == pytest.approx(5.009, abs=5e-4)
     assert factors.dense_macs == 555_468_800
     thin = factors.network(ranks)
@@ -110,7 +110,7 @@ def factors():
 @pytest.fixture(scope="module")
 def rows(factors):
     """Rows with all, some and no ranks in common, not in sorted order, one of them twice."""
-    row = [max(1, site.full_rank // 4) for site in factors.sites.values()]
+    row = [max(1, layer.full_rank // 4) for layer in factors.layers.values()]
     late, early = row[:-1] + [row[-1] + 1], [row[0] + 2] + row[1:]
     middle = row[:9] + [r + 1 for r in row[9:]]
     return [tuple(r) for r in (early, row, late, middle, row)]
@@ -125,21 +125,21 @@ class TestNetworks:
     @pytest.mark.parametrize("name", ["resnet20", "slim_vgg"])
     def test_costs_are_those_of_the_network_that_is_built(self, name):
         factors = factorization.Factorizer(build_network(name))
-        ranks = {layer: 1 + k % site.full_rank for k, (layer, site) in enumerate(factors.sites.items())}
+        ranks = {name: 1 + k % layer.full_rank for k, (name, layer) in enumerate(factors.layers.items())}
         thin = factors.network(ranks)
         assert factors.macs(ranks) == count_macs(thin)
         assert factors.parameters(ranks) == count_parameters(thin)
         assert factors.macs({}) == count_macs(factors.model)
 
     def test_full_ranks_keep_the_outputs(self, factors):
-        full = factors.network({name: site.full_rank for name, site in factors.sites.items()})
+        full = factors.network({name: layer.full_rank for name, layer in factors.layers.items()})
         x = torch.rand(2, 3, 32, 32)
         with torch.no_grad():
             torch.testing.assert_close(full(x), factors.model(x), rtol=1e-4, atol=1e-4)
 
     def test_first_layer_shortcuts_and_classifier_stay(self, factors):
-        assert "conv1" not in factors.sites and "linear" not in factors.sites and len(factors.sites) == 18
-        assert not any("shortcut" in name for name in factorization.Factorizer(build_network("resnet18_cifar")).sites)
+        assert "conv1" not in factors.layers and "linear" not in factors.layers and len(factors.layers) == 18
+        assert not any("shortcut" in name for name in factorization.Factorizer(build_network("resnet18_cifar")).layers)
 
     def test_uniform_ranks_come_close_to_the_reduction(self, factors):
         for reduction in (2.0, 4.0):
@@ -172,7 +172,7 @@ class TestNetworks:
                 return self.once(self.again(self.again(self.stem(x))))
 
         factors = factorization.Factorizer(Twice(), (3, 8, 8))
-        assert list(factors.sites) == ["once"]
+        assert list(factors.layers) == ["once"]
         assert factors.macs({"once": 2}) == count_macs(factors.network({"once": 2}), (3, 8, 8))
 
 
@@ -183,7 +183,7 @@ class TestCandidates:
     def test_outputs_are_those_of_the_networks_one_by_one(self, factors, rows, pool, calibrated):
         found = candidates.Candidates(factors, calibrated=calibrated).outputs(pool, rows)
         for row, z in zip(rows, found):
-            thin = factors.network(dict(zip(factors.sites, row)))
+            thin = factors.network(dict(zip(factors.layers, row)))
             if calibrated:
                 for module in thin.modules():
                     if isinstance(module, nn.BatchNorm2d):

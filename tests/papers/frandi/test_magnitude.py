@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import SmallNet, quick_frandi, scores_one_by_one, with_statistics
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,10 +12,12 @@ import datafree
 from datafree import FRanDI, FRanDIQuantization
 from datafree.baselines import dfq
 from datafree.config import validate
-from datafree.core import distillation, pruning, quantized
+from datafree.core import pruning, quantized
+from datafree.core.distillation import Batches, train_student
 from datafree.core.flops import count_macs, count_parameters
 from datafree.core.graph import fold_all, trace
 from datafree.core.metrics import outputs
+from datafree.core.optimization import FitConfig
 from datafree.data.images import generated
 from datafree.errors import DataFreeError
 from datafree.networks.weights import state_hash
@@ -50,18 +53,18 @@ def zeros(network, names):
 
 def nonzero(network, pruner):
     """Trainable values that no mask took, counted in the network itself."""
-    hidden = sum(int((network.get_submodule(name).weight == 0).sum()) for name in pruner.sites)
+    hidden = sum(int((network.get_submodule(name).weight == 0).sum()) for name in pruner.layers)
     return count_parameters(network) - hidden
 
 
 class TestPruner:
     def test_the_first_convolution_and_the_classifier_stay_dense(self, net, pruner):
         convolutions = [n for n, m in net.named_modules() if isinstance(m, nn.Conv2d)]
-        assert list(pruner.sites) == convolutions[1:]
+        assert list(pruner.layers) == convolutions[1:]
 
     @given(data=st.data())
     def test_the_largest_stay_and_their_number_is_exact(self, net, pruner, data):
-        counts = {n: data.draw(st.integers(1, s.full_rank)) for n, s in pruner.sites.items()}
+        counts = {n: data.draw(st.integers(1, s.full_rank)) for n, s in pruner.layers.items()}
         thin = pruner.network(counts)
         for name, count in counts.items():
             weight, kept = net.get_submodule(name).weight.abs(), thin.get_submodule(name).weight != 0
@@ -71,7 +74,7 @@ class TestPruner:
         assert pruner.parameters(counts) == nonzero(thin, pruner)
 
     def test_everything_kept_is_exact(self, net, pruner, pool):
-        full = {name: site.full_rank for name, site in pruner.sites.items()}
+        full = {name: layer.full_rank for name, layer in pruner.layers.items()}
         assert state_hash(pruner.network(full)) == state_hash(net)
         assert pruner.macs(full) == count_macs(net, SHAPE)
         score = selection.discrepancies(pruner, [tuple(full.values())], pool, precision="float32")[0]
@@ -89,7 +92,7 @@ class TestPruner:
     @pytest.mark.parametrize("count", [0, 10**6, 2.5, True])
     def test_counts_out_of_range_are_refused(self, pruner, count):
         with pytest.raises(DataFreeError, match="give a whole number from 1 to"):
-            pruner.network({next(iter(pruner.sites)): count})
+            pruner.network({next(iter(pruner.layers)): count})
 
     def test_an_unknown_layer_is_named(self, pruner):
         with pytest.raises(DataFreeError, match="'conv9' is no convolution that can be compressed"):
@@ -104,7 +107,7 @@ class TestSearch:
     def test_every_candidate_fits_the_budget_by_count(self, pruner):
         settings = config(candidates=20, tolerance=0.02)
         for row in selection.Sampler(pruner, settings).rows():
-            share = nonzero(pruner.network(dict(zip(pruner.sites, row))), pruner) / pruner.dense_parameters
+            share = nonzero(pruner.network(dict(zip(pruner.layers, row))), pruner) / pruner.dense_parameters
             assert 0.48 <= share <= 0.52
 
     @pytest.mark.parametrize("calibrated", [False, True])
@@ -145,12 +148,11 @@ class TestRecovery:
     def test_cross_entropy_keeps_the_masks_too(self, net, pruner, pool):
         counts, student = self.thin(pruner)
         labelled = generated(pool.floats(), "noise", torch.arange(len(pool)) % 5)
-        plain = distillation.DistillConfig(
-            steps=3, rate=0.01, batch=4, objective="cross_entropy", mixing=False, augment=False, features=0.0, decay=0.1
-        )
+        draw = Batches(labelled, 4)
+        plain = FitConfig(steps=3, rate=0.01, decay=0.1)
         before = zeros(student, counts)
         with pruner.held(student, counts):
-            distillation.distill(student, net, labelled, plain, progress=False)
+            train_student(student, lambda x, y: F.cross_entropy(student(x), y), plain, draw=draw, progress=False)
         assert all(torch.equal(zeros(student, counts)[n], before[n]) for n in counts)
 
     def test_the_verb_prunes(self, net):
@@ -242,7 +244,7 @@ class TestRangesFromMoments:
 
     def test_ranges_are_those_of_six_deviations(self, net):
         ready, wiring, moments = self.fused(net)
-        student = quantized.quantized(ready, 8, 8)
+        student = quantized.prepare(ready, 8, 8)
         dfq.set_ranges(student, wiring, moments)
         for part in wiring.layers:
             low, high = dfq.six_sigma_range(wiring.feeding(part.name), moments, part.inputs)
@@ -251,8 +253,8 @@ class TestRangesFromMoments:
 
     def test_corrected_biases_give_the_expected_mean_back(self, net):
         ready, wiring, moments = self.fused(net)
-        student = quantized.quantized(ready, 3, 16)
-        plain = quantized.quantized(ready, 3, 16)
+        student = quantized.prepare(ready, 3, 16)
+        plain = quantized.prepare(ready, 3, 16)
         dfq.set_ranges(student, wiring, moments)
         name = wiring.layers[1].name
         layer, whole = student.get_submodule(name), ready.get_submodule(name)
@@ -262,6 +264,7 @@ class TestRangesFromMoments:
             return (weight.flatten(2).sum(2) @ mean) + bias
 
         wanted = expected(whole.weight, whole.bias)
+        dfq.correct_biases(student, ready, wiring, moments)
         before = expected(plain.get_submodule(name).quantized_weight(), whole.bias)
         after = expected(layer.quantized_weight(), layer.inner.bias)
         torch.testing.assert_close(after, wanted, rtol=1e-4, atol=1e-4)

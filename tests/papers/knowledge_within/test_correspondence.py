@@ -125,6 +125,20 @@ def test_the_area_counts_pairs(inside, outside):
     )
 
 
+def test_area_and_curve_are_those_of_torchmetrics(others_metrics):
+    generator = torch.Generator().manual_seed(0)
+    inside, outside = (
+        torch.rand(300, generator=generator).round(decimals=2),
+        torch.rand(200, generator=generator) ** 0.5,
+    )
+    scores, labels = torch.cat((inside, outside)), torch.cat((torch.zeros(300), torch.ones(200))).long()
+    assert correspondence.roc_area(inside, outside) == pytest.approx(
+        others_metrics.binary_auroc(scores, labels).item(), abs=1e-5
+    )
+    alarms, hits, _ = others_metrics.binary_roc(scores, labels)
+    torch.testing.assert_close(correspondence.roc(inside, outside), (alarms.double(), hits.double()))
+
+
 @settings(max_examples=100, deadline=None)
 @given(SCORES, SCORES)
 def test_the_curve_rises_from_none_to_all(inside, outside):

@@ -20,7 +20,7 @@ def net():
 @pytest.fixture(scope="module")
 def student(net):
     noise = generated(synthesis.gaussian_images(net, 64, 32, torch.Generator().manual_seed(0)), "G")
-    made = quantized.quantized(net, 2, 4, edge_bits=4)
+    made = quantized.prepare(net, 2, 4, edge_bits=4)
     return calibration.calibrate(made, noise, calibration.KnowledgeWithin(steps=1, batch=64))
 
 
@@ -56,7 +56,7 @@ def test_teaching_lowers_the_loss_and_leaves_the_teacher_alone(net, student):
 
 
 def test_a_float_copy_has_nothing_to_learn(net):
-    twin = quantized.quantized(net, 16, 16)
+    twin = quantized.prepare(net, 16, 16)
     noise = generated(synthesis.gaussian_images(net, 64, 32, torch.Generator().manual_seed(0)), "G")
     calibration.calibrate(twin, noise, calibration.KnowledgeWithin(steps=2, batch=64))
     for _, layer in quantized.quantized_layers(twin):

@@ -16,7 +16,7 @@ from datafree.data.sources import load_images
 from datafree.errors import DataFreeError
 from datafree.networks.blocks import Normalize
 from datafree.networks.weights import load_network, state_hash
-from datafree.papers.knowledge_within import calibration, correspondence, synthesis
+from datafree.papers.knowledge_within import calibration, correspondence, distillation, synthesis
 
 SCHEMES = list(synthesis.SCHEMES)
 
@@ -114,7 +114,8 @@ def test_images_stay_in_the_unit_interval_at_every_step(net, scheme):
     handle = net[0].register_forward_pre_hook(lambda m, args: seen.append(args[0].detach().aminmax()))
     result = synthesize(net, scheme=scheme, rate=0.5)
     handle.remove()
-    assert len(seen) == 6 and all(low >= -1e-6 and high <= 1 + 1e-6 for low, high in seen)
+    assert len(seen) == 1 + 6  # the first pass counts the classes
+    assert all(low >= -1e-6 and high <= 1 + 1e-6 for low, high in seen)
     assert result.images.min() >= 0 and result.images.max() <= 1
 
 
@@ -162,7 +163,7 @@ def test_nan_stops_with_a_sentence(net):
     layer.load_state_dict(net[2].state_dict())
     layer.running_mean[0] = float("nan")
     broken[2] = layer
-    with pytest.raises(DataFreeError, match="stopped at step 0: the loss is NaN"):
+    with pytest.raises(DataFreeError, match="synthesis of BNS images diverged at step 0: the loss is NaN"):
         synthesize(broken.eval())
 
 
@@ -225,11 +226,11 @@ def test_corrupt_image_set_is_named(net, tmp_path):
 
 def test_calibration_finds_the_ranges_of_its_pool(net):
     pool = generated(torch.rand(40, 3, 16, 16), "pool")
-    student = quantized.quantized(net, 8, 8)
+    student = quantized.prepare(net, 8, 8)
     calibration.calibrate(student, pool, calibration.KnowledgeWithin(steps=3, batch=32, chunk=32, augment=False))
     first = quantized.quantized_layers(student)[0][1]
     low, high = (pool.pixels - net[0].mean).div(net[0].std).aminmax()
-    assert first.batches == 3
+    assert len(list(calibration.draws(pool, calibration.KnowledgeWithin(steps=3, batch=32)))) == 3
     assert low * 1.05 <= first.low <= low * 0.8 and high * 0.8 <= first.high <= high * 1.05
 
 
@@ -274,6 +275,22 @@ def test_snapshots_are_stages_of_one_run(net):
     assert list(kept) == [1, 4] and all(k.min() >= 0 and k.max() <= 1 for k in kept.values())
     assert torch.allclose(kept[4], synthesis.synthesize(net, config, progress=False).images, atol=1e-4)
     assert not torch.equal(kept[1], kept[4])
+    with pytest.raises(DataFreeError, match="cannot be caught at .*5.* of 4 steps"):
+        synthesis.snapshots(net, config, [1, 5])
+
+
+def test_a_run_is_watched_before_each_step_with_clipped_images(net):
+    seen, work = [], synthesis.Algorithm1(net, config(rate=0.5, steps=3), 16)
+    result = work.run(progress=False, watch=lambda done: seen.append((done, *work.images.detach().aminmax())))
+    assert [done for done, _, _ in seen] == [0, 1, 2]
+    assert all(low >= 0 and high <= 1 for _, low, high in seen)
+    assert all(len(values) == 3 for values in result.history.values())
+
+
+def test_made_images_have_a_class_for_each_output(net, tmp_path):
+    for scheme in ("bns", "gaussian"):
+        made = synthesis.image_set(net, config(steps=1, scheme=scheme, batch=2), 2, size=16, classes=10)
+        assert made.classes == [str(k) for k in range(10)]
 
 
 def test_summing_over_channels_weighs_layers_by_their_width():
@@ -284,11 +301,6 @@ def test_summing_over_channels_weighs_layers_by_their_width():
 
 
 def test_compress_distils_where_it_is_asked_to():
-    import datafree
-    from datafree.core import distillation
-    from datafree.data.sources import load_images
-    from datafree.networks.weights import load_network
-
     net = load_network("resnet20")
 
     pool = load_images("cifar10-stub", "train").per_class(2)
@@ -306,7 +318,14 @@ def test_ranges_measured_in_bf16_are_those_of_float_to_a_percent():
     net, pool = load_network("resnet20"), load_images("cifar10-stub", "train").per_class(5)
     ranges = []
     for precision in ("float32", "bf16"):
-        student = quantized.quantized(net, 4, 4)
+        student = quantized.prepare(net, 4, 4)
         calibration.calibrate(student, pool, calibration.KnowledgeWithin(steps=1, batch=32, precision=precision))
         ranges.append(torch.stack([layer.high - layer.low for _, layer in quantized.quantized_layers(student)]))
     assert torch.allclose(*ranges, rtol=0.02) and not torch.equal(*ranges)
+
+
+def test_targets_are_drawn_from_all_outputs_of_the_network(net):
+    torch.manual_seed(0)
+    few = nn.Sequential(*list(net)[:-1], nn.Linear(8, 3))
+    result = synthesis.synthesize(few, config(steps=1, batch=64), size=16, progress=False)
+    assert set(result.targets.tolist()) == {0, 1, 2}

@@ -4,9 +4,9 @@ import pytest
 import torch
 from conftest import network_named
 
-from datafree.baselines import adaround, adversarial_distillation, zeroq
-from datafree.core import levels
-from datafree.core.graph import trace
+from datafree.baselines import adaround, adversarial_distillation
+from datafree.core import quantized
+from datafree.core.graph import inputs_of, trace
 from datafree.core.optimization import FitConfig
 from datafree.data.images import generated
 from datafree.networks.weights import state_hash
@@ -34,10 +34,10 @@ def test_every_layer_lies_on_levels_and_the_network_stays(name, net):
     before = state_hash(net)
     student = METHODS[name](net)
     assert state_hash(net) == before
-    found = {n: m for n, m in student.named_modules() if isinstance(m, levels.LevelLayer)}
+    found = dict(quantized.quantized_layers(student))
     assert len(found) == len(trace(net).layers)
     for layer in found.values():
-        assert (layer.weight_bits, layer.act_bits) == (5, 6) and layer.high > layer.low
+        assert layer.converted and (layer.weight_bits, layer.act_bits) == (5, 6) and layer.high > layer.low
         rows = layer.core.weight.flatten(1) if layer.per_channel else [layer.core.weight]
         assert all(len(row.unique()) <= 32 for row in rows)
     with torch.no_grad():
@@ -45,7 +45,7 @@ def test_every_layer_lies_on_levels_and_the_network_stays(name, net):
 
 
 def test_baselines_differ_where_they_should(net):
-    low = {name: torch.stack([m.high - m.low for m in METHODS[name](net).modules() if isinstance(m, levels.LevelLayer)])
+    low = {name: torch.stack([m.high - m.low for _, m in quantized.quantized_layers(METHODS[name](net))])
            for name in ("nothing", "dfq", "adaround", "zeroq")}  # fmt: skip
     assert torch.equal(low["nothing"], low["adaround"])
     assert not torch.equal(low["nothing"], low["dfq"]) and not torch.equal(low["nothing"], low["zeroq"])
@@ -59,10 +59,10 @@ def test_dfq_is_ours_with_other_ranges_on_a_relu_network(net):
 
 def test_zeroq_ranges_are_extremes_on_its_images(net):
     student = METHODS["zeroq"](net)
-    found = zeroq.input_extremes(net, ["layer1.0.conv1", "linear"], IMAGES)
-    for name, limits in found.items():
+    found = inputs_of(net, ["layer1.0.conv1", "linear"], IMAGES.floats())
+    for name, x in found.items():
         layer = student.get_submodule(name)
-        torch.testing.assert_close((layer.low, layer.high), limits, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close((layer.low, layer.high), (x.min(), x.max()), rtol=1e-3, atol=1e-4)
 
 
 def test_per_channel_takes_ranges_over(net):

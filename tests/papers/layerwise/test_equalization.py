@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from datafree.config import validate
+from datafree.core.batchnorm import Moments
 from datafree.core.graph import fold_all, trace
 from datafree.errors import DataFreeError
 from datafree.papers.layerwise import equalization, generated_inputs
@@ -248,7 +249,7 @@ def test_moments_are_those_of_batchnorm_outputs():
         torch.testing.assert_close(out.mean((0, 2, 3)), moments[name][0], rtol=1e-3, atol=5e-3)
         norm = net[int(name)]
         damped = (norm.running_var / (norm.running_var + norm.eps)).sqrt()  # eps makes the deviation a little smaller
-        torch.testing.assert_close(out.std((0, 2, 3)), moments[name][1] * damped, rtol=1e-2, atol=1e-3)
+        torch.testing.assert_close(out.std((0, 2, 3)), moments[name].var.sqrt() * damped, rtol=1e-2, atol=1e-3)
     assert (net[1].weight < 0).any() and set(moments) == {"1", "4", "7", "9", "13"}
     assert moments["9"][0].eq(0).all() and moments["9"][1].eq(1).all()
 
@@ -280,7 +281,10 @@ def test_sums_and_activations_come_in_the_order_of_the_network():
     moments, name = generated_inputs.stored_moments(net, wiring), "layer1.1.conv1"  # relu(layer1.0.bn2 + relu(bn1))
     x = generated_inputs.layer_input(wiring, name, moments, (4000, 3, 3), seeded())
     noise = seeded()
-    parts = [generated_inputs.block_output(*moments[n], (4000, 3, 3), noise) for n in ("layer1.0.bn2", "bn1")]
+    parts = [
+        generated_inputs.block_output(moments[n].mean, moments[n].var.sqrt(), (4000, 3, 3), noise)
+        for n in ("layer1.0.bn2", "bn1")
+    ]
     torch.testing.assert_close(x, torch.relu(parts[0] + torch.relu(parts[1])))
     literal = generated_inputs.activation_before_sum(wiring.feeding(name))
     y = generated_inputs.layer_input(wiring, name, moments, (4000, 3, 3), seeded(), feed=literal)
@@ -307,7 +311,9 @@ def test_tracked_inputs_are_the_inputs_divided_by_the_scale():
 def test_linear_layers_see_one_value_a_column_or_the_pooled_mean():
     net = uneven_network(double=False)
     wiring = trace(net)
-    moments = generated_inputs.stored_moments(net, wiring) | {"9": (torch.full((6,), 2.0), torch.full((6,), 0.1))}
+    moments = generated_inputs.stored_moments(net, wiring) | {
+        "9": Moments(torch.full((6,), 2.0), torch.full((6,), 0.01))
+    }
     plain = generated_inputs.layer_input(wiring, "13", moments, (3000, 8, 8), seeded())
     pooled = generated_inputs.layer_input(wiring, "13", moments, (3000, 8, 8), seeded(), pooled=True)
     assert plain.shape == pooled.shape == (3000, 24)

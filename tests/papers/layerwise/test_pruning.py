@@ -38,7 +38,7 @@ def parts(settings, net=None, start=-2.0, names=None):
     """Teacher, student, its losses, and the wiring."""
     net = net or small()
     wires = trace(net)
-    teacher, moments = layerwise_pruning.prepare(net, wires, settings)
+    teacher, moments = layerwise_pruning.equalized(net, wires, settings)
     student = layerwise_pruning.with_thresholds(teacher, wires, start, settings.grown)
     return teacher, student, layerwise_pruning.layer_losses(teacher, student, wires, moments, settings, names), wires
 
@@ -122,7 +122,7 @@ def test_expected_loss_is_the_mean_of_the_drawn_one(act):
     plan = config(batch=4000, size=3, activation=act is nn.ReLU)
     net = small(act)
     teacher, student, drawn, wires = parts(plan, net)
-    _, moments = layerwise_pruning.prepare(net, wires, plan)
+    _, moments = layerwise_pruning.equalized(net, wires, plan)
     exact = layerwise_pruning.layer_losses(
         teacher, student, wires, moments, plan.model_copy(update={"inputs": "expected"})
     )
@@ -186,7 +186,7 @@ def test_training_lowers_the_loss_of_every_layer():
 def test_a_student_starts_masked_or_shrunk(grown):
     _, teacher, _, wires = parts(config(), start=-60.0)
     student = layerwise_pruning.with_thresholds(
-        layerwise_pruning.prepare(small(), wires, config())[0], wires, -2.0, grown
+        layerwise_pruning.equalized(small(), wires, config())[0], wires, -2.0, grown
     )
     threshold = torch.sigmoid(torch.tensor(-2.0))
     for name, whole in layerwise_pruning.weights_of(teacher, wires).items():

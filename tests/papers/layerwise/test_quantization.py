@@ -1,87 +1,20 @@
-"""Layer-Wise Data-Free CNN Compression, section III-C: the quantiser, the search for ranges, whole networks."""
+"""Layer-Wise Data-Free CNN Compression, section III-C: whole networks."""
 
 import pytest
 import torch
 from conftest import OWN_NETWORKS, network_named, uneven_network, with_inputs_and_outputs
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import nn
 
 import datafree
+from datafree.baselines import dfq
 from datafree.config import validate
 from datafree.core.flops import weight_bytes
 from datafree.core.graph import trace
-from datafree.core.levels import LevelLayer, from_integers, round_to_levels, round_weight, step_of, to_integers
+from datafree.core.quantized import QuantizedLayer
 from datafree.data.images import generated
 from datafree.errors import DataFreeError
 from datafree.networks.weights import state_hash
 from datafree.papers.layerwise import equalization, quantization
-
-
-def tensors(*values):
-    return [torch.tensor(v) for v in values]
-
-
-@settings(max_examples=40, deadline=None)
-@given(st.integers(2, 8), st.floats(-5, -0.01), st.floats(0.01, 5), st.integers(0, 1000))
-def test_quantiser_has_2b_levels_is_idempotent_and_errs_by_half_a_step(bits, low, high, seed):
-    x = 3 * torch.randn(500, generator=torch.Generator().manual_seed(seed))
-    low, high = tensors(low, high)
-    integers = to_integers(x, low, high, bits)
-    q = from_integers(integers, low, high, bits)
-    assert integers.min() >= 0 and integers.max() <= 2**bits - 1 and torch.equal(integers, integers.round())
-    torch.testing.assert_close(round_to_levels(q, low, high, bits), q, rtol=1e-4, atol=1e-5)
-    inside = (x >= low) & (x <= high)
-    assert ((q - x).abs()[inside] <= 0.5 * step_of(low, high, bits) * 1.0001 + 1e-6).all()
-    assert len(q.unique()) <= 2**bits
-
-
-CASES = {
-    "normal": lambda g: torch.randn(4000, generator=g), "rectified": lambda g: torch.randn(4000, generator=g).relu(),
-    "negative": lambda g: -1 - torch.rand(500, generator=g), "positive": lambda g: 1 + torch.rand(500, generator=g),
-    "tails": lambda g: torch.randn(4000, generator=g) ** 3, "one": lambda g: torch.tensor([0.7]),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("bits", [2, 4, 8])
-@pytest.mark.parametrize("name", CASES)
-def test_search_finds_the_pair_of_the_double_loop(name, bits):
-    x = CASES[name](torch.Generator().manual_seed(bits))
-    fast, slow = quantization.search_range(x, bits, 12), quantization.search_range_by_loops(x, bits, 12)
-    errors = [
-        (round_to_levels(x.double(), *(e.double() for e in pair), bits) - x).square().sum() for pair in (fast, slow)
-    ]
-    torch.testing.assert_close(errors[0], errors[1], rtol=1e-6, atol=1e-9)
-    if name not in ("one", "positive", "negative"):  # there several pairs may round equally well
-        torch.testing.assert_close(fast, slow, rtol=1e-6, atol=1e-7)
-    extremes = [(round_to_levels(x, x.min().clamp_max(0), x.max().clamp_min(0), bits) - x).square().sum()]
-    assert errors[0] <= extremes[0] * 1.00001
-
-
-def test_ends_stay_on_their_side_of_zero():
-    g = torch.Generator().manual_seed(0)
-    low, high = quantization.search_range(torch.rand(500, generator=g), 4)
-    assert low == 0 and high > 0
-    low, high = quantization.search_range(-torch.rand(500, generator=g), 4)
-    assert low < 0 and high == 0
-    assert quantization.search_range(torch.zeros(20), 4) == (0, 0)
-    q = round_to_levels(torch.zeros(5), *tensors(0.0, 0.0), 4)
-    assert torch.equal(q, torch.zeros(5))
-
-
-@pytest.mark.parametrize("x", [torch.tensor([]), torch.tensor([1.0, float("nan")])])
-def test_search_refuses_what_has_no_range(x):
-    with pytest.raises(DataFreeError, match="NaN, infinite or none"):
-        quantization.search_range(x, 4)
-
-
-def test_weights_are_rounded_per_tensor_on_their_extremes():
-    w = torch.randn(8, 3, 3, 3, generator=torch.Generator().manual_seed(0))
-    q = round_weight(w, 3)
-    assert len(q.unique()) <= 8
-    torch.testing.assert_close(torch.stack([q.min(), q.max()]), torch.stack([w.min(), w.max()]))
-    channel = round_weight(w, 3, per_channel=True)
-    assert (channel - w).square().mean() < (q - w).square().mean()
 
 
 def config(**changes):
@@ -89,7 +22,7 @@ def config(**changes):
 
 
 def measure(layer, args):
-    layer.low.copy_(args[0].min()), layer.high.copy_(args[0].max())
+    layer.set_range(args[0].min(), args[0].max())
 
 
 @pytest.mark.parametrize("name", ["resnet20", "mobilenet_v2_small", "mobilenet_v2", "efficientnet_b0"])
@@ -102,10 +35,10 @@ def test_many_bits_leave_the_network_as_it_is(name):
     )
     assert state_hash(net) == before and report["method_seconds"] > 0
     kinds = [type(m) for m in student.modules()]
-    assert kinds.count(LevelLayer) == len(trace(net).layers)
+    assert kinds.count(QuantizedLayer) == len(trace(net).layers)
     x = torch.rand(2, 3, side, side)
     for layer in student.modules():  # ranges of imitated inputs are not the point here
-        if isinstance(layer, LevelLayer):
+        if isinstance(layer, QuantizedLayer):
             layer.register_forward_pre_hook(measure)
     with torch.no_grad():
         a, b = student(x), net(x)
@@ -116,7 +49,7 @@ def test_many_bits_leave_the_network_as_it_is(name):
 def test_inputs_lie_on_levels_and_ranges_hold_them(ranges):
     net = uneven_network(double=False)
     student, _ = quantization.compress(net, config(weight_bits=5, act_bits=4, ranges=ranges))
-    names = [f"{n}.inner" for n, m in student.named_modules() if isinstance(m, LevelLayer)]
+    names = [f"{n}.inner" for n, m in student.named_modules() if isinstance(m, QuantizedLayer)]
     _, seen = with_inputs_and_outputs(student, torch.rand(4, 3, 16, 16), names)
     for name, (value, _) in seen.items():
         assert len(value.unique()) <= 16
@@ -128,9 +61,9 @@ def test_buffers_stay_with_rounded_layers(inputs):
     net = uneven_network(nn.SiLU, double=False)
     student, report = quantization.compress(net, config(weight_bits=12, act_bits=12, absorb=False, inputs=inputs))
     buffered = [m for m in student.modules() if isinstance(m, equalization.BufferedLayer)]
-    levels = [m for m in student.modules() if isinstance(m, LevelLayer)]
-    assert len(buffered) == 5 and len(levels) == 5
-    outer, inner = (levels, buffered) if inputs == "before_buffers" else (buffered, levels)
+    rounded = [m for m in student.modules() if isinstance(m, QuantizedLayer)]
+    assert len(buffered) == 5 and len(rounded) == 5
+    outer, inner = (rounded, buffered) if inputs == "before_buffers" else (buffered, rounded)
     assert [m.inner for m in outer] == inner
     assert weight_bytes(student) < weight_bytes(net)
     x = torch.rand(4, 3, 16, 16)
@@ -141,7 +74,7 @@ def test_buffers_stay_with_rounded_layers(inputs):
 def test_pixels_set_the_range_of_the_first_layer_only():
     net = network_named("resnet20")
     a, b = (quantization.compress(net, config(first=first))[0] for first in ("normal", "pixels"))
-    layers = [[m for m in s.modules() if isinstance(m, LevelLayer)] for s in (a, b)]
+    layers = [[m for m in s.modules() if isinstance(m, QuantizedLayer)] for s in (a, b)]
     x = torch.stack([torch.zeros(3, 2, 2), torch.ones(3, 2, 2)])
     ends = net.normalize(x).amin(), net.normalize(x).amax()
     torch.testing.assert_close((layers[1][0].low, layers[1][0].high), ends)
@@ -152,11 +85,11 @@ def test_pixels_set_the_range_of_the_first_layer_only():
 def test_setting_ranges_again_after_the_correction_changes_nothing():
     net = uneven_network(double=False)
     wiring = trace(net)
-    ready, moments = quantization.prepare(net, wiring, config())
-    student = quantization.with_levels(ready, wiring, config(weight_bits=4))
+    ready, moments = quantization.equalized(net, wiring, config())
+    student = quantization.rounded(ready, wiring, config(weight_bits=4))
     quantization.set_ranges(student, wiring, moments, config())
     before = [b.clone() for n, b in student.named_buffers() if n.endswith(("low", "high"))]
-    quantization.correct_biases(student, ready, wiring, moments)
+    dfq.correct_biases(student, ready, wiring, moments)
     quantization.set_ranges(student, wiring, moments, config())
     after = [b for n, b in student.named_buffers() if n.endswith(("low", "high"))]
     assert all(map(torch.equal, before, after)) and len(before) == 10

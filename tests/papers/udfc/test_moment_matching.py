@@ -1,4 +1,4 @@
-"""Matching of moments: least squares with an intercept, the order of giving up channels, statistics that move."""
+"""Matching of moments: least squares with an intercept, channels removed by OBS, statistics that move."""
 
 import itertools
 
@@ -71,10 +71,10 @@ def residual(x, weight, keep):
     return (x @ weight - x[:, keep] @ s @ weight).square().mean().item()
 
 
-def test_the_first_channel_given_up_is_the_best_one():
+def test_the_first_channel_removed_is_the_best_one():
     x = samples() - 1.0
     weight = torch.randn(6, 3, dtype=DOUBLE, generator=torch.Generator().manual_seed(2))
-    kept = moment_matching.give_up(x.T @ x / len(x), weight, 5, 1e-10).tolist()
+    kept = moment_matching.kept_by_obs(x.T @ x / len(x), weight, 5, 1e-10).tolist()
     every = {k: residual(x, weight, list(k)) for k in itertools.combinations(range(6), 5)}
     assert tuple(kept) == min(every, key=every.get)
 
@@ -82,7 +82,7 @@ def test_the_first_channel_given_up_is_the_best_one():
 def test_giving_up_one_by_one_beats_most_choices():
     x = samples(channels=7, seed=3) - 1.0
     weight = torch.randn(7, 3, dtype=DOUBLE, generator=torch.Generator().manual_seed(4))
-    kept = moment_matching.give_up(x.T @ x / len(x), weight, 4, 1e-10).tolist()
+    kept = moment_matching.kept_by_obs(x.T @ x / len(x), weight, 4, 1e-10).tolist()
     every = sorted(residual(x, weight, list(k)) for k in itertools.combinations(range(7), 4))
     assert residual(x, weight, kept) <= every[len(every) // 5] * (1 + 1e-6)
 
@@ -90,7 +90,7 @@ def test_giving_up_one_by_one_beats_most_choices():
 def test_a_copied_channel_goes_first():
     x = samples() - 1.0
     x[:, 5] = x[:, 0]
-    kept = moment_matching.give_up(x.T @ x, torch.ones(6, 2, dtype=DOUBLE), 5, 1e-6).tolist()
+    kept = moment_matching.kept_by_obs(x.T @ x, torch.ones(6, 2, dtype=DOUBLE), 5, 1e-6).tolist()
     assert (0 in kept) != (5 in kept)
 
 

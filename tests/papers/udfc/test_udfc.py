@@ -123,7 +123,7 @@ def test_without_damage_the_closed_form_is_the_identity():
     torch.testing.assert_close(reconstruction.closed_form(left, left, 0.01, 1e-12), torch.eye(6, dtype=DOUBLE))
     net = Two()
     for repair in ("none", "closed_form", "merging", "gaussian", "bias"):
-        same, _ = compression.compress(net, UDFC(prune_ratio=0.0, repair=repair), None, (3, 10, 10))
+        same, _ = compression.compress(net, UDFC(prune_ratio=0.0, repair=repair))
         torch.testing.assert_close(same(images().floats()), net(images().floats()), rtol=1e-4, atol=1e-5)
 
 
@@ -216,7 +216,7 @@ def test_every_repair_of_every_network_gives_a_smaller_one(name, repair, bits):
 @pytest.mark.parametrize("scope", ["layer", "global"])
 def test_every_choice_prunes_the_asked_share(criterion, scope):
     net = load_network("resnet20")
-    _, report = compression.compress(net, UDFC(prune_ratio=0.5, criterion=criterion, scope=scope), None, (3, 32, 32))
+    _, report = compression.compress(net, UDFC(prune_ratio=0.5, criterion=criterion, scope=scope))
     whole = sum(p for p in (16,) * 3 + (32,) * 3 + (64,) * 3)
     assert sum(report["kept"].values()) == pytest.approx(whole / 2, abs=9)
 
@@ -231,23 +231,21 @@ def test_repairs_are_ordered_on_a_trained_network():
     net, test = load_network("resnet20"), load_images("cifar10-stub", "test").per_class(10)
     pool = load_images("cifar10-stub", "train").per_class(10)
     settings_ = {"none": None, "gaussian": None, "images": pool}
-    lost = [
-        error(net, compression.compress(net, UDFC(repair=r), p, (3, 32, 32))[0], test) for r, p in settings_.items()
-    ]
+    lost = [error(net, compression.compress(net, UDFC(repair=r), p)[0], test) for r, p in settings_.items()]
     assert lost[0] > lost[1] > lost[2]
 
 
 def test_matched_moments_lose_less_of_the_next_map():
     net, pool, unseen = Two(12), images(64), images(32, seed=9)
-    repaired, _ = compression.compress(net, UDFC(prune_ratio=0.5, repair="images", rescale=False), pool, (3, 10, 10))
-    silent, _ = compression.compress(net, UDFC(prune_ratio=0.5, repair="none"), None, (3, 10, 10))
+    repaired, _ = compression.compress(net, UDFC(prune_ratio=0.5, repair="images", rescale=False), pool)
+    silent, _ = compression.compress(net, UDFC(prune_ratio=0.5, repair="none"))
     before, after, lost = (m(unseen.floats()) for m in (net, repaired, silent))
     assert (after - before).square().mean() < 0.3 * (lost - before).square().mean()
 
 
 def test_intercepts_reach_a_layer_without_batchnorm():
     net = Two(norm=False)
-    repaired, _ = compression.compress(net, UDFC(prune_ratio=0.5, repair="images"), images(64), (3, 10, 10))
+    repaired, _ = compression.compress(net, UDFC(prune_ratio=0.5, repair="images"), images(64))
     assert repaired.conv2.bias is not None and net.conv2.bias is None
     mean = [m(images(64).floats()).mean((0, 2, 3)) for m in (net, repaired)]
     torch.testing.assert_close(mean[0], mean[1], rtol=1e-3, atol=1e-3)
@@ -255,7 +253,7 @@ def test_intercepts_reach_a_layer_without_batchnorm():
 
 def test_the_same_twice_is_the_same():
     net = load_network("resnet20")
-    made = [compression.compress(net, UDFC(repair="gaussian"), None, (3, 32, 32))[0] for _ in range(2)]
+    made = [compression.compress(net, UDFC(repair="gaussian"))[0] for _ in range(2)]
     assert state_hash(made[0]) == state_hash(made[1])
 
 
@@ -319,7 +317,7 @@ def test_the_closed_form_needs_no_batchnorm():
 def test_a_copy_of_the_network_is_compressed_alike():
     net = Two()
     again = copy.deepcopy(net)
-    a, b = (compression.compress(m, UDFC(repair="gaussian", weight_bits=4), None, (3, 10, 10))[0] for m in (net, again))
+    a, b = (compression.compress(m, UDFC(repair="gaussian", weight_bits=4))[0] for m in (net, again))
     assert state_hash(a) == state_hash(b)
 
 
@@ -329,10 +327,10 @@ def test_observed_images_stand_for_the_images():
     whole = net.relu(net.bn1(net.conv1(pool.floats())))
     torch.testing.assert_close(seen.inputs["conv2"].mean(0), whole.mean((0, 2, 3)), rtol=1e-4, atol=1e-4)
     config = UDFC(prune_ratio=0.5, repair="images", criterion="residual")
-    a, b = (compression.compress(net, config, given, (3, 8, 8))[0] for given in (pool, seen))
+    a, b = (compression.compress(net, config, given)[0] for given in (pool, seen))
     assert state_hash(a) == state_hash(b)
     with pytest.raises(DataFreeError, match="observed in another network"):
-        compression.compress(load_network("resnet20"), config, seen, (3, 32, 32))
+        compression.compress(load_network("resnet20"), config, seen)
 
 
 def test_errors_of_the_next_map():
@@ -340,7 +338,7 @@ def test_errors_of_the_next_map():
     assert compression.map_errors(net, UDFC(prune_ratio=0.0, repair="none"), pool) == {"conv1": 0.0}
     few, many = (compression.map_errors(net, UDFC(prune_ratio=r, repair="none"), pool)["conv1"] for r in (0.2, 0.8))
     assert 0 < few < many
-    student, _ = compression.compress(net, UDFC(prune_ratio=0.8, repair="none"), None, (3, 10, 10))
+    student, _ = compression.compress(net, UDFC(prune_ratio=0.8, repair="none"))
     z, z_hat = (m(pool.floats()) for m in (net, student))
     wanted = ((z_hat - z).square().sum() / (z - z.mean((0, 2, 3), keepdim=True)).square().sum()).item()
     assert many == pytest.approx(wanted, rel=1e-4), "two layers: the next map is the output"

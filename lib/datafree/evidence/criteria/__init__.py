@@ -73,7 +73,13 @@ class Run:
             return mean(self.accuracy(*path, k) for k in range(len(value)))
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise Missing(f"the metric '{key}' is no accuracy.")
-        return accuracy_without_images(value, self.parameter("test_images"))
+        return accuracy_without_images(value, self._image_count(key))
+
+    def _image_count(self, key: str) -> int:
+        """How many test images are behind an accuracy: as the record says for a path that leads to it, or `test_images`."""
+        known = self.record["metrics"].get("image_counts", {})
+        near = [prefix for prefix in known if key == prefix or key.startswith(f"{prefix}/")]
+        return known[max(near, key=len)] if near else self.parameter("test_images")
 
 
 @dataclass(frozen=True)
@@ -82,7 +88,7 @@ class Criterion:
 
     claim: id of claims.yaml, or 'own-...' for a statement of ours, which is then given.
     unit: of the effect. tolerance, why: the slack in it and the reason for it.
-    stand_in: the network or data that stands for the paper's, if any.
+    stand_in: the network or data that stands for the paper's, if any; or scale -> that, where a scale needs none.
     identity: algebra, checked exactly. needs: parameter -> least value with which a run counts beyond the scale 'book'.
     """
 
@@ -92,7 +98,7 @@ class Criterion:
     unit: str
     tolerance: float | None = None
     why: str = ""
-    stand_in: str | None = None
+    stand_in: str | Mapping[str, str] | None = None
     identity: bool = False
     needs: Mapping[str, float] = field(default_factory=dict)
     statement: str = ""
@@ -101,6 +107,10 @@ class Criterion:
         """Part -> effect of one run; Missing where the run lacks something."""
         found = self.check(run)
         return {"": found} if isinstance(found, Effect) else dict(found)
+
+    def stand_in_at(self, scale: str | None) -> str | None:
+        """What stands for the paper's network or data at a scale."""
+        return self.stand_in.get(scale or "") if isinstance(self.stand_in, Mapping) else self.stand_in
 
     def counts(self, run: Run) -> bool:
         """Whether a run is long enough for its scale."""
@@ -112,7 +122,8 @@ CRITERIA: dict[str, Criterion] = {}
 
 
 def criterion(
-    claim: str, *, chapter: str, unit: str, tolerance: float | None = None, why: str = "", stand_in: str | None = None,
+    claim: str, *, chapter: str, unit: str, tolerance: float | None = None, why: str = "",
+    stand_in: str | Mapping[str, str] | None = None,
     identity: bool = False, needs: Mapping[str, float] | None = None, statement: str = "",
 ) -> Callable[[Callable], Callable]:  # fmt: skip
     """Register a function of one run as the criterion of a claim."""

@@ -15,10 +15,10 @@ from ...core.graph import fold_all, trace
 from ...core.precision import autocast
 from ...data.images import ImageSet
 from ...errors import DataFreeError
-from . import sites
+from . import compressible
 
 Row = tuple[int, ...]
-"""A set of ranks: one number a layer, in the order of `Sites.sites`."""
+"""A set of ranks: one number a layer, in the order of `CompressibleLayers.layers`."""
 
 
 def common(a: Row, b: Row) -> int:
@@ -37,7 +37,7 @@ class Candidates(fx.Interpreter):
         bf16: multiply in bfloat16.
     """
 
-    def __init__(self, factors: sites.Sites, *, calibrated: bool = False, bf16: bool = False):
+    def __init__(self, factors: compressible.CompressibleLayers, *, calibrated: bool = False, bf16: bool = False):
         self.factors, self.calibrated, self.bf16 = factors, calibrated, bf16
         self.wires = trace(factors.model)
         net = copy.deepcopy(factors.model).eval() if calibrated else fold_all(factors.model, self.wires)
@@ -47,7 +47,7 @@ class Candidates(fx.Interpreter):
         super().__init__(fx.GraphModule(net, self.wires.nodes[0].graph))
         self.nodes = list(self.module.graph.nodes)
         places = {node.target: k for k, node in enumerate(self.nodes) if node.op == "call_module"}
-        self.levels = {places[name]: level for level, name in enumerate(factors.sites)}
+        self.levels = {places[name]: level for level, name in enumerate(factors.layers)}
         self.kernels: dict[tuple[str, int], nn.Module] = {}
         self.ranks: dict[str, int] = {}
 
@@ -73,11 +73,11 @@ class Candidates(fx.Interpreter):
 
     def _check(self, rows: Sequence[Row]) -> None:
         for row in rows:
-            if len(row) != len(self.factors.sites):
-                raise DataFreeError(f"a set of {len(row)} ranks was given for {len(self.factors.sites)} layers.")
-            for (name, site), rank in zip(self.factors.sites.items(), row):
-                if not 1 <= rank <= site.full_rank:
-                    raise DataFreeError(f"rank {rank} of '{name}' is not between 1 and {site.full_rank}.")
+            if len(row) != len(self.factors.layers):
+                raise DataFreeError(f"a set of {len(row)} ranks was given for {len(self.factors.layers)} layers.")
+            for (name, layer), rank in zip(self.factors.layers.items(), row):
+                if not 1 <= rank <= layer.full_rank:
+                    raise DataFreeError(f"rank {rank} of '{name}' is not between 1 and {layer.full_rank}.")
 
     @torch.no_grad()
     def run_rows(self, x: torch.Tensor, rows: Sequence[Row]) -> Iterator[tuple[int, torch.Tensor]]:
@@ -88,7 +88,7 @@ class Candidates(fx.Interpreter):
         kept: dict[int, tuple[int, dict]] = {}
         result = None
         for index, level in zip(order, shared):
-            self.ranks = dict(zip(self.factors.sites, rows[index]))
+            self.ranks = dict(zip(self.factors.layers, rows[index]))
             # the values alive before the first layer that differs
             start, env = kept.get(level, (0, {}))
             # equal rows give the same result again
@@ -109,25 +109,25 @@ class Candidates(fx.Interpreter):
                 del self.env[dead]
         return self.env[node]
 
-    def outputs(self, pool: ImageSet, rows: Sequence[Row], batch: int = 256) -> list[torch.Tensor]:
+    def outputs(self, images: ImageSet, rows: Sequence[Row], batch: int = 256) -> list[torch.Tensor]:
         """Outputs [N, K] of each row; with `calibrated` all images make one batch."""
         self._check(rows)
         parts: list[list[torch.Tensor]] = [[] for _ in rows]
         with autocast(self.bf16):
-            for x, _ in pool.batches(len(pool) if self.calibrated else batch):
+            for x, _ in images.batches(len(images) if self.calibrated else batch):
                 for index, made in self.run_rows(x, rows):
                     parts[index].append(made.float())
         return [torch.cat(part) for part in parts]
 
     def scores(
-        self, pool: ImageSet, rows: Sequence[Row], score: Callable[[torch.Tensor], float], batch: int = 256
+        self, images: ImageSet, rows: Sequence[Row], score: Callable[[torch.Tensor], float], batch: int = 256
     ) -> list[float]:
         """`score` of each row's outputs. Where the images make one batch, no two rows' outputs are held at once."""
-        if len(pool) > batch and not self.calibrated:
-            return [score(made) for made in self.outputs(pool, rows, batch)]
+        if len(images) > batch and not self.calibrated:
+            return [score(made) for made in self.outputs(images, rows, batch)]
         self._check(rows)
         found = [0.0] * len(rows)
         with autocast(self.bf16):
-            for index, made in self.run_rows(pool.floats(), rows):
+            for index, made in self.run_rows(images.floats(), rows):
                 found[index] = score(made.float())
         return found

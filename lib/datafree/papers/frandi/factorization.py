@@ -18,7 +18,7 @@ from torch import nn
 
 from ...core.graph import put_module
 from ...errors import DataFreeError
-from . import sites
+from . import compressible
 
 
 class Parts(NamedTuple):
@@ -127,7 +127,7 @@ def spatial_svd(conv: nn.Conv2d, rank: int, parts: Parts | None = None) -> nn.Se
     return nn.Sequential(first, second).train(conv.training)
 
 
-class Factorizer(sites.Sites):
+class Factorizer(compressible.CompressibleLayers):
     """A network's convolutions, each decomposed once; every set of ranks is cut from these.
 
     The shortcuts of one pixel stay dense too.
@@ -137,27 +137,29 @@ class Factorizer(sites.Sites):
 
     def __init__(self, model: nn.Module, shape: tuple[int, int, int] = (3, 32, 32)):
         super().__init__(model, shape)
-        self.parts = {name: decompose(model.get_submodule(name).weight) for name in self.sites}
+        self.parts = {name: decompose(model.get_submodule(name).weight) for name in self.layers}
 
     def treats(self, conv: nn.Conv2d) -> bool:
         return splittable(conv)
 
-    def _site(self, name: str, conv: nn.Conv2d, seen: torch.Size, made: torch.Size) -> sites.Site:
+    def _layer(
+        self, name: str, conv: nn.Conv2d, received: tuple[int, ...], made: tuple[int, ...]
+    ) -> compressible.CompressibleLayer:
         (height, width), i, o = conv.kernel_size, conv.in_channels, conv.out_channels
         columns, rows = i * height, o * width
-        return sites.Site(
+        return compressible.CompressibleLayer(
             name, min(columns, rows), conv.weight.numel(), conv.weight.numel() * made[2] * made[3],
-            columns + rows, columns * made[2] * seen[3] + rows * made[2] * made[3],
+            columns + rows, columns * made[2] * received[3] + rows * made[2] * made[3],
         )  # fmt: skip
 
     def compact(self, name: str, rank: int) -> torch.Tensor:
         """The dense kernel of this rank."""
         return compact_weight(self.parts[name], rank, self.model.get_submodule(name).weight.shape)
 
-    def network(self, ranks: sites.Ranks) -> nn.Module:
-        """A copy of the model in which each named convolution is two; names of modules stay, so `distill.taps` finds them."""
+    def network(self, ranks: compressible.Ranks) -> nn.Module:
+        """A copy of the model in which each named convolution is two; names of modules stay, so feature hooks find them."""
         for name, rank in ranks.items():
-            self.site(name)
+            self.layer(name)
             _check(self.model.get_submodule(name), rank, name)
         thin = copy.deepcopy(self.model)
         for name, rank in ranks.items():
@@ -168,11 +170,11 @@ class Factorizer(sites.Sites):
         """Ranks of one share for all layers, with about so many times fewer operations."""
         target = self.dense_macs / reduction
         # what stays dense costs this much whatever the ranks
-        fixed = self.dense_macs - sum(site.macs for site in self.sites.values())
+        fixed = self.dense_macs - sum(layer.macs for layer in self.layers.values())
         share = (target - fixed) / (self.dense_macs - fixed)
         if not 0 < share <= 1:
             raise DataFreeError(
                 f"{reduction:g} times fewer operations cannot be reached; the dense rest allows at most "
                 f"{self.dense_macs / fixed:.3g} times, and less than once is none."
             )
-        return {name: max(1, round(share * site.macs / site.macs_per_rank)) for name, site in self.sites.items()}
+        return {name: max(1, round(share * layer.macs / layer.macs_per_rank)) for name, layer in self.layers.items()}

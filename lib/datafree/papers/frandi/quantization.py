@@ -13,11 +13,16 @@ from torch import nn
 
 from ...config import Strict
 from ...core import batchnorm, observers, quantized
+from ...core.register import Result, method
 from ...data.images import ImageSet
 from . import regression
 from .synthesis import Synthesis, synthesize
 
-RULES = {"extremes": observers.extremes, "percentile": observers.percentile_range, "mse": observers.mse_range}
+OBSERVERS = {
+    "extremes": observers.MinMaxObserver,
+    "percentile": observers.PercentileObserver,
+    "mse": observers.MSEObserver,
+}
 """How the range of a layer's inputs is found on the images."""
 
 
@@ -36,30 +41,45 @@ class FRanDIQuantization(Strict):
     recovery: regression.Recovery | None = regression.Recovery()
 
 
-def rounded(model: nn.Module, config: FRanDIQuantization, pool: ImageSet) -> nn.Module:
-    """A quantised copy, its ranges and its BatchNorm measured on `pool`: the student before recovery."""
-    student = quantized.quantized(
+def unmeasured(model: nn.Module, config: FRanDIQuantization) -> nn.Module:
+    """A quantised copy whose input ranges are still to be measured."""
+    return quantized.prepare(
         model, config.weight_bits, config.act_bits, edge_bits=config.edge_bits, per_channel=config.per_channel
     )
-    quantized.set_ranges(student, pool.floats(), RULES[config.ranges])
+
+
+def rounded(model: nn.Module, config: FRanDIQuantization, images: ImageSet) -> nn.Module:
+    """A quantised copy, its ranges and its BatchNorm measured on `images`: the student before recovery."""
+    student = unmeasured(model, config)
+    quantized.calibrate(student, [images.floats()], OBSERVERS[config.ranges])
     if config.calibrated and any(isinstance(m, nn.BatchNorm2d) for m in student.modules()):
-        batchnorm.recalibrate(student, pool)
+        batchnorm.recalibrate(student, images)
     return student
 
 
+@method(
+    "frandi_quantization",
+    paper="FRanDI",
+    about="quantise; features regressed on synthetic images",
+    structure=unmeasured,
+    needs_batchnorm=True,
+)
 def compress(
-    model: nn.Module, config: FRanDIQuantization, pool: ImageSet | None, shape: tuple[int, int, int]
-) -> tuple[nn.Module, dict]:
+    model: nn.Module,
+    config: FRanDIQuantization,
+    images: ImageSet | None = None,
+    shape: tuple[int, int, int] = (3, 32, 32),
+) -> Result:
     """Round the network, measure it on one set of synthetic images, and regress the features of all its layers on them.
 
     The ranges of inputs stay as measured; those of weights follow the weights.
     """
     report: dict = {"images": "given"}
-    if pool is None:
-        pool, history = synthesize(model, config.synthesis, shape)
-        report = {"images": pool.name, "synthesis_loss": history[-1]}
-    student = rounded(model, config, pool)
+    if images is None:
+        images, history = synthesize(model, config.synthesis, shape)
+        report = {"images": images.name, "synthesis_loss": history[-1]}
+    student = rounded(model, config, images)
     if config.recovery:
         layers = [name for name, _ in quantized.quantized_layers(student)]
-        report["regression_loss"] = regression.Regression(student, model, layers, pool, config.recovery).run()[-1]
-    return student, report
+        report["regression_loss"] = regression.Regression(student, model, layers, images, config.recovery).run()[-1]
+    return Result(student, report)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal
 
 import torch
@@ -10,15 +11,15 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import nn
 
+from ...core.distillation import Batches, StudentConfig, train_student
 from ...core.graph import trace
-from ...core.hooks import evaluating, taps
-from ...core.optimization import FitConfig, fit
-from ...core.precision import Precision, autocast, uses_bf16
+from ...core.hooks import evaluating, feature_hooks
+from ...core.precision import autocast, uses_bf16
 from ...data.images import ImageSet
 from ...errors import DataFreeError
 
 
-class Recovery(FitConfig):
+class Recovery(StudentConfig):
     """How features are regressed (section 4). The schedule behind the first rate is not given: a cosine."""
 
     steps: int = Field(500, ge=1, description="of SGD (section 5.1: 500)")
@@ -29,11 +30,26 @@ class Recovery(FitConfig):
     position: Literal["conv", "norm"] = Field("conv", description="features before or behind BatchNorm (table 2)")
     scope: Literal["tensor", "sample"] = Field("tensor", description="norms of eq. 5 over the batch, or image by image")
     batchnorm: Literal["frozen", "running"] = Field("frozen", description="of the student; not given")
-    precision: Precision = "auto"
-    seed: int = Field(0, ge=0)
 
 
 # Feature Regression (section 3.2) ---------------------------------------------------------------------------------
+
+
+def discrepancy(student: torch.Tensor, teacher: torch.Tensor, scope: str = "tensor") -> torch.Tensor:
+    r"""Feature Discrepancy: distance of two maps, each divided by its own norm (FRanDI, eq. 5).
+
+    .. math:: \mathrm{FD}(\tilde F, F) = \left\| \frac{\tilde F}{\|\tilde F\|_2} - \frac{F}{\|F\|_2} \right\|_2
+
+    Args:
+        student, teacher: maps of equal shapes [N, ...].
+        scope: 'tensor': norms over the whole batch, as written; 'sample': image by image, then the mean.
+    Returns:
+        a scalar from 0 to 2; a map of zeros stays zero. Book: {ref}`fr-discrepancy`.
+    """
+    maps = [z.to(torch.promote_types(z.dtype, torch.float32)) for z in (student, teacher)]
+    rows = [z.flatten(1) if scope == "sample" else z.flatten()[None] for z in maps]  # one row for each norm
+    s, t = (F.normalize(row, dim=1) for row in rows)
+    return (s - t).norm(dim=1).mean()
 
 
 def _length(x: torch.Tensor, images: int = 16) -> float:
@@ -47,7 +63,7 @@ SAME = 1e-12
 
 
 class _UnitDistance(torch.autograd.Function):
-    """Distance of two tensors on the unit sphere; gradients reach the first one only.
+    """Distance of two tensors on the unit sphere; see `fast_discrepancy`.
 
     With u = s/|s|, v = t/|t| and d = |u - v|, the product of u and (u - v) / d is d / 2. So the gradient through the
     normalisation needs no sum of its own: it is (1/d - d/2) (u - v) - d/2 v over |s|. Neither u nor v is made; what is
@@ -56,8 +72,8 @@ class _UnitDistance(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, s, t):
-        length, other, t = _length(s), _length(t) or 1.0, t.to(s.dtype)
-        difference = (-t).add_(s, alpha=other / length if length else 0.0)
+        length, other, t = _length(s), _length(t) or 1.0, t.to(s.dtype)  # |s|, |t|
+        difference = (-t).add_(s, alpha=other / length if length else 0.0)  # |t| (u - v)
         distance = _length(difference) / other
         ctx.save_for_backward(difference, t)
         ctx.scale, ctx.distance = (1 / (length * other) if length else 0.0), max(distance, SAME)
@@ -69,21 +85,12 @@ class _UnitDistance(torch.autograd.Function):
         return (difference * (scale * (1 / d - d / 2))).sub_(t, alpha=scale * d / 2), None
 
 
-def discrepancy(student: torch.Tensor, teacher: torch.Tensor, scope: str = "tensor") -> torch.Tensor:
-    r"""Feature Discrepancy: distance of two maps, each divided by its own norm (FRanDI, eq. 5).
+def fast_discrepancy(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    """`discrepancy` over the whole batch, with a gradient written by hand; it reaches the student only.
 
-    .. math:: \mathrm{FD}(\tilde F, F) = \left\| \frac{\tilde F}{\|\tilde F\|_2} - \frac{F}{\|F\|_2} \right\|_2
-
-    Args:
-        student, teacher: maps of equal shapes [N, ...].
-        scope: 'tensor': norms over the whole batch, as written; 'sample': image by image, then the mean.
-    Returns:
-        a scalar from 0 to 2, with gradients to the student; a map of zeros stays zero. Book: {ref}`fr-discrepancy`.
+    Several times faster, and no map is copied in single precision. This is what `Regression` minimises.
     """
-    if scope == "tensor":
-        return _UnitDistance.apply(student, teacher)
-    s, t = F.normalize(student.float().flatten(1), dim=1), F.normalize(teacher.float().flatten(1), dim=1)
-    return (s - t).norm(dim=1).mean()
+    return _UnitDistance.apply(student, teacher)
 
 
 def feature_regression(
@@ -116,7 +123,9 @@ def distortion(layer: Callable, compact: torch.Tensor, weight: torch.Tensor, x: 
 
 
 class Regression:
-    """Student, teacher, images: `draw_loss` is what `fit` minimises. The teacher runs once over all images, where they are few.
+    """Student, teacher, images: the batches, and the loss that `train_student` minimises.
+
+    The teacher runs once over all images, where they are few.
 
     Args:
         layers: names of the compressed convolutions, the same in both networks.
@@ -128,45 +137,46 @@ class Regression:
     """Images whose features are kept; of larger sets the teacher sees each batch anew, for features fill the memory."""
 
     def __init__(
-        self, student: nn.Module, teacher: nn.Module, layers: Sequence[str], pool: ImageSet, config: Recovery,
+        self, student: nn.Module, teacher: nn.Module, layers: Sequence[str], images: ImageSet, config: Recovery,
         distance: Callable | None = None, watch: Callable[[int], None] | None = None,
     ):  # fmt: skip
-        self.student, self.teacher, self.pool, self.config = student, teacher, pool, config
-        self.watch, self.done = watch, 0
-        self.distance = distance or (lambda s, t: discrepancy(s, t, config.scope))
+        self.student, self.teacher, self.images, self.config, self.watch = student, teacher, images, config, watch
+        self.distance = distance or (
+            fast_discrepancy if config.scope == "tensor" else partial(discrepancy, scope="sample")
+        )
         self.layers = positions(teacher, layers, config.position)
         self.bf16 = uses_bf16(config.precision)
-        self.generator = torch.Generator().manual_seed(config.seed)
-        self.wanted = self._features(pool) if len(pool) <= max(self.KEPT, config.batch) else None
+        self.batches = Batches(images, config.batch, seed=config.seed, replacement=False)
+        self.wanted = self._features(images) if len(images) <= max(self.KEPT, config.batch) else None
 
-    def _features(self, pool: ImageSet) -> list[torch.Tensor]:
+    @torch.no_grad()
+    def _features(self, images: ImageSet) -> list[torch.Tensor]:
         """What the teacher makes of images at the layers, in the precision it was computed in."""
         parts = []
-        with evaluating(self.teacher), torch.no_grad(), autocast(self.bf16), taps(self.teacher, self.layers) as seen:
-            for x, _ in pool.batches(self.config.batch):
+        with evaluating(self.teacher), autocast(self.bf16), feature_hooks(self.teacher, self.layers) as seen:
+            for x, _ in images.batches(self.config.batch):
                 self.teacher(x)
                 parts.append(list(seen))
         return [torch.cat(layer) for layer in zip(*parts)]
 
-    def draw_loss(self) -> torch.Tensor:
-        if self.watch:
-            self.watch(self.done)
-        self.done += 1
-        whole = len(self.pool) <= self.config.batch
-        index = slice(None) if whole else torch.randperm(len(self.pool), generator=self.generator)[: self.config.batch]
-        drawn = self.pool[index]
-        wanted = [w[index] for w in self.wanted] if self.wanted else self._features(drawn)
-        with autocast(self.bf16), taps(self.student, self.layers) as got:
-            self.student(drawn.floats())
+    def draw(self) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Images, and the teacher's features of them."""
+        index = self.batches.index()
+        drawn = self.images[index]
+        return drawn.floats(), [w[index] for w in self.wanted] if self.wanted else self._features(drawn)
+
+    def loss(self, x: torch.Tensor, wanted: list[torch.Tensor]) -> torch.Tensor:
+        """Eq. 4, with the student's own forward pass."""
+        with autocast(self.bf16), feature_hooks(self.student, self.layers) as got:
+            self.student(x)
         return feature_regression(got, wanted, self.distance)
 
     def run(self, progress: bool = False) -> list[float]:
-        """Train the student in place; both networks' modes are as before afterwards."""
-        with evaluating(self.student), torch.enable_grad():
-            for module in self.student.modules():
-                module.training = self.config.batchnorm == "running" and isinstance(module, nn.BatchNorm2d)
-            parameters = list(self.student.parameters())
-            return fit(parameters, self.draw_loss, self.config, what="feature regression", progress=progress)
+        """Train the student in place; returns the loss of every step."""
+        return train_student(
+            self.student, self.loss, self.config, draw=self.draw, teacher=self.teacher, watch=self.watch,
+            batchnorm=self.config.batchnorm, what="feature regression", progress=progress,
+        )  # fmt: skip
 
 
 def positions(model: nn.Module, layers: Sequence[str], position: str) -> tuple[str, ...]:

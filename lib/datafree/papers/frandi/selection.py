@@ -14,10 +14,10 @@ from ...core.metrics import outputs
 from ...core.precision import Precision, uses_bf16
 from ...data.images import ImageSet
 from ...errors import DataFreeError
-from . import candidates, regression, sites
+from . import candidates, compressible, regression
 
 Rows = Sequence[tuple[int, ...]]
-"""Sets of ranks, or of kept weights: one number a layer, in the order of `Sites.sites`."""
+"""Sets of ranks, or of kept weights: one number a layer, in the order of `CompressibleLayers.layers`."""
 
 
 class Search(Strict):
@@ -74,24 +74,24 @@ class Sampler:
     DRAWS, ROUNDS = 4096, 25
     """Sets drawn at once, and how often before the budget counts as out of reach."""
 
-    def __init__(self, factors: sites.Sites, config: Search):
-        self.config, self.sites = config, list(factors.sites.values())
+    def __init__(self, factors: compressible.CompressibleLayers, config: Search):
+        self.config, self.layers = config, list(factors.layers.values())
         self.generator = torch.Generator().manual_seed(config.seed)
         flops = config.budget == "flops"
         self.dense = factors.dense_macs if flops else factors.dense_parameters
         # C(R) = rest + sum over layers of R_l times the cost of one rank
-        saved = sum(s.macs if flops else s.weights for s in self.sites)
+        saved = sum(s.macs if flops else s.weights for s in self.layers)
         self.rest = self.dense - saved
         self.slopes = torch.tensor(
-            [s.macs_per_rank if flops else s.weights_per_rank for s in self.sites], dtype=torch.float64
+            [s.macs_per_rank if flops else s.weights_per_rank for s in self.layers], dtype=torch.float64
         )
-        self.unit = torch.tensor([s.weights / s.weights_per_rank for s in self.sites], dtype=torch.float64)
-        self.full = torch.tensor([s.full_rank for s in self.sites], dtype=torch.float64)
+        self.unit = torch.tensor([s.weights / s.weights_per_rank for s in self.layers], dtype=torch.float64)
+        self.full = torch.tensor([s.full_rank for s in self.layers], dtype=torch.float64)
 
     def draw(self) -> torch.Tensor:
         """Ranks [DRAWS, layers] whose kept shares are uniform in [r_min, r_max]."""
         low, high = self.config.range
-        share = torch.rand(self.DRAWS, len(self.sites), generator=self.generator, dtype=torch.float64)
+        share = torch.rand(self.DRAWS, len(self.layers), generator=self.generator, dtype=torch.float64)
         # shares of the weights as whole ranks, from 1 to the full one
         return torch.minimum(((low + (high - low) * share) * self.unit).round().clamp_min(1), self.full)
 
@@ -116,7 +116,7 @@ class Sampler:
 
     def rows(self) -> list[tuple[int, ...]]:
         """The candidates; with `branches` many of them begin alike."""
-        count, branches, layers = self.config.candidates, self.config.branches, len(self.sites)
+        count, branches, layers = self.config.candidates, self.config.branches, len(self.layers)
         roots: list[torch.Tensor | None] = [None]
         keep = 0
         for end in (layers // 3, 2 * layers // 3) if branches else ():
@@ -129,17 +129,22 @@ class Sampler:
 
 @torch.no_grad()
 def discrepancies(
-    factors: sites.Sites, rows: Rows, pool: ImageSet, *, calibrated: bool = False, precision: str = "auto"
+    factors: compressible.CompressibleLayers,
+    rows: Rows,
+    images: ImageSet,
+    *,
+    calibrated: bool = False,
+    precision: str = "auto",
 ) -> list[float]:
-    """Output Discrepancy of each set of ranks on `pool`; the dense network's outputs are computed once.
+    """Output Discrepancy of each set of ranks on `images`; the dense network's outputs are computed once.
 
     Args:
         calibrated: with BatchNorm's statistics from the same images (figure 2b), else with the stored ones (2a).
     """
     half = uses_bf16(precision)
-    wanted = outputs(factors.model, pool, bf16=half)
+    wanted = outputs(factors.model, images, bf16=half)
     many = candidates.Candidates(factors, calibrated=calibrated, bf16=half)
-    return many.scores(pool, rows, lambda z: output_discrepancy(z, wanted).item())
+    return many.scores(images, rows, lambda z: output_discrepancy(z, wanted).item())
 
 
 class Found(NamedTuple):
@@ -150,11 +155,11 @@ class Found(NamedTuple):
     scores: list[float]
 
 
-def search(factors: sites.Sites, pool: ImageSet, config: Search) -> Found:
+def search(factors: compressible.CompressibleLayers, images: ImageSet, config: Search) -> Found:
     """The candidate of lowest Output Discrepancy among random ones that fit the budget (section 3.3)."""
     rows = Sampler(factors, config).rows()
-    scores = discrepancies(factors, rows, pool, calibrated=config.calibrated, precision=config.precision)
+    scores = discrepancies(factors, rows, images, calibrated=config.calibrated, precision=config.precision)
     if not all(map(math.isfinite, scores)):
         raise DataFreeError("the Output Discrepancy of a candidate is NaN; check the network's weights and the images.")
     best = min(range(len(rows)), key=scores.__getitem__)
-    return Found(dict(zip(factors.sites, rows[best])), rows, scores)
+    return Found(dict(zip(factors.layers, rows[best])), rows, scores)

@@ -9,9 +9,10 @@ from pydantic import Field
 from torch import nn
 
 from ...core import batchnorm
-from ...core.image_optimization import optimize_images, total_variation
+from ...core.image_optimization import images_from_noise, total_variation
+from ...core.metrics import count_classes
 from ...core.optimization import FitConfig
-from ...core.precision import Precision, autocast, uses_bf16
+from ...core.precision import Precision, uses_bf16
 from ...data.images import ImageSet, generated
 
 
@@ -31,9 +32,6 @@ class Synthesis(FitConfig):
     size: float = Field(0.0, ge=0, description="weight of the images' L2 norm (table 1; not given)")
     precision: Precision = Field("auto", description="of the network's passes; auto: bf16 where the CPU has it")
     seed: int = Field(0, ge=0)
-
-
-# Synthesis (section 3.1) ------------------------------------------------------------------------------------------
 
 
 def statistics_loss(
@@ -58,10 +56,10 @@ def statistics_loss(
 def synthesize(
     model: nn.Module, config: Synthesis, shape: tuple[int, int, int] = (3, 32, 32), progress: bool = False
 ) -> tuple[ImageSet, list[float]]:
-    """One batch of images that agree with what BatchNorm stored: no labels, no prior, no task.
+    """One batch of images that agree with what BatchNorm stored: no labels, no prior, no task (FRanDI, section 3.1).
 
     Args:
-        model: with BatchNorm; never changed. Its outputs are not looked at.
+        model: with BatchNorm; never changed. Its outputs are counted, for the names of the classes, and not looked at.
     Returns:
         the images, in the units of the input and not clipped, and the loss of every step.
     """
@@ -73,8 +71,8 @@ def synthesize(
             value = value + config.variation * total_variation(x)
         return value + config.size * x.flatten(1).norm(dim=1).sum() if config.size else value
 
-    with autocast(uses_bf16(config.precision)):
-        images, history = optimize_images(
-            model, loss, config.images, shape, config, config.seed, what="synthesis", progress=progress
-        )
-    return generated(images, "FRanDI"), history
+    images, history = images_from_noise(
+        model, loss, config.images, shape, config, config.seed, what="synthesis", bf16=uses_bf16(config.precision),
+        progress=progress,
+    )  # fmt: skip
+    return generated(images, "FRanDI", classes=count_classes(model, shape)), history

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import partial
+
 import torch
 from pydantic import Field
 from torch import nn
 
 from ...config import Strict
-from ...core import quantized
-from ...core.distillation import DistillConfig, distill
-from ...core.metrics import count_classes
+from ...core import observers, quantized
 from ...core.precision import Precision, autocast, uses_bf16
+from ...core.register import Result, method
 from ...data.images import ImageSet, random_crop_and_mirror
+from .distillation import DistillConfig, distill
 from .synthesis import SCHEMES, Scheme, SynthesisConfig, image_set
 
 
@@ -35,42 +38,53 @@ class KnowledgeWithin(Strict):
     seed: int = Field(0, ge=0)
 
 
-@torch.no_grad()
 def calibrate(student: nn.Module, pool: ImageSet, config: KnowledgeWithin) -> nn.Module:
     """Measure every input range of `student` on augmented draws from `pool` (The Knowledge Within, section 4.2).
 
-    Nothing is rounded in these passes, so the ranges serve every bit width: see `quantize.set_bits`.
+    Nothing is rounded in these passes, so the ranges serve every bit width: see `quantized.set_bits`.
     """
+    observer = partial(observers.ChunkAverageObserver, chunk=config.chunk)
+    with autocast(uses_bf16(config.precision)):
+        return quantized.calibrate(student, draws(pool, config), observer)
+
+
+def draws(pool: ImageSet, config: KnowledgeWithin) -> Iterator[torch.Tensor]:
+    """The batches of section 4.2: images drawn with replacement, each batch augmented anew."""
     generator = torch.Generator().manual_seed(config.seed)
-    bf16 = uses_bf16(config.precision)
-    with quantized.observing(student, config.chunk), autocast(bf16):
-        for _ in range(config.steps):
-            index = torch.randint(0, len(pool), (config.batch,), generator=generator)
-            x = pool[index].floats()
-            x = (
-                random_crop_and_mirror(x, generator).contiguous(memory_format=torch.channels_last)
-                if config.augment
-                else x
-            )
-            student(x)
-    return student
+    for _ in range(config.steps):
+        index = torch.randint(0, len(pool), (config.batch,), generator=generator)
+        x = pool[index].floats()
+        if config.augment:
+            x = random_crop_and_mirror(x, generator).contiguous(memory_format=torch.channels_last)
+        yield x
 
 
+def uncalibrated(model: nn.Module, config: KnowledgeWithin) -> nn.Module:
+    """A quantised copy whose input ranges are still to be measured."""
+    return quantized.prepare(
+        model, config.weight_bits, config.act_bits, edge_bits=config.edge_bits, per_channel=config.per_channel
+    )
+
+
+@method(
+    "knowledge_within",
+    paper="The Knowledge Within",
+    about="quantise; calibrate and distil on images that BatchNorm's statistics make",
+    structure=uncalibrated,
+    needs_batchnorm=lambda config: config.scheme != "gaussian",
+)
 def compress(
-    model: nn.Module, config: KnowledgeWithin, pool: ImageSet | None, shape: tuple[int, int, int]
-) -> tuple[nn.Module, dict]:
-    """Quantise `model` and calibrate it on `pool`, or on images of `shape` that the model's own statistics make."""
+    model: nn.Module, config: KnowledgeWithin, images: ImageSet | None = None, shape: tuple[int, int, int] = (3, 32, 32)
+) -> Result:
+    """Quantise `model` and calibrate it on `images`, or on images of `shape` that the model's own statistics make."""
     report = {"images": "given"}
-    if pool is None:
+    if images is None:
         synthesis = SynthesisConfig(
             scheme=config.scheme, steps=config.synthesis_steps, copies=config.copies, seed=config.seed
         )
-        pool = image_set(model, synthesis, config.images, size=shape[-1], classes=count_classes(model, shape))
+        images = image_set(model, synthesis, config.images, size=shape[-1])
         report = {"images": SCHEMES[config.scheme]}
-    student = quantized.quantized(
-        model, config.weight_bits, config.act_bits, edge_bits=config.edge_bits, per_channel=config.per_channel
-    )
-    calibrate(student, pool, config)
+    student = calibrate(uncalibrated(model, config), images, config)
     if config.distillation:
-        report["distillation_loss"] = distill(student, model, pool, config.distillation)[-1]
-    return student, report
+        report["distillation_loss"] = distill(student, model, images, config.distillation)[-1]
+    return Result(student, report)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from sklearn.metrics import roc_auc_score, roc_curve
 from torch import nn
 
 from ...core.hooks import evaluating
@@ -69,26 +71,21 @@ def roc(inside: torch.Tensor, outside: torch.Tensor) -> tuple[torch.Tensor, torc
     Args:
         inside, outside: scores [M] and [N]; high should mean outside. Equal scores move the curve in one step.
     """
-    _finite(inside, outside)
-    thresholds = torch.cat((inside, outside)).unique().flip(0)
-    shares = [
-        torch.searchsorted(s.sort().values, thresholds, right=False).neg().add(len(s)).double() / len(s)
-        for s in (inside, outside)
-    ]
-    start = torch.zeros(1, dtype=torch.float64)
-    return torch.cat((start, shares[0])), torch.cat((start, shares[1]))
+    alarms, hits, _ = roc_curve(*_labelled(inside, outside), drop_intermediate=False)
+    return torch.from_numpy(alarms), torch.from_numpy(hits)
 
 
 def roc_area(inside: torch.Tensor, outside: torch.Tensor) -> float:
     """Area under `roc`: the chance that an outside score is above an inside one, ties counted half."""
-    alarms, hits = roc(inside, outside)
-    return torch.trapezoid(hits, alarms).item()
+    return float(roc_auc_score(*_labelled(inside, outside)))
 
 
-def _finite(*scores: torch.Tensor) -> None:
-    for s in scores:
-        if not len(s) or not torch.isfinite(s).all():
+def _labelled(inside: torch.Tensor, outside: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """(1 for outside and 0 for inside, score) for all of them, as scikit-learn wants it."""
+    for scores in (inside, outside):
+        if not len(scores) or not torch.isfinite(scores).all():
             raise DataFreeError("scores to compare must be finite numbers, at least one a set.")
+    return np.repeat((0, 1), (len(inside), len(outside))), torch.cat((inside, outside)).cpu().numpy()
 
 
 def mean_prediction(logits: torch.Tensor, hard: bool = False) -> torch.Tensor:

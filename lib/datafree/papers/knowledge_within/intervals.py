@@ -13,9 +13,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from ...core import quantized
+from ...core.distillation import train_student
 from ...core.graph import Feed, Layer, trace
-from ...core.hooks import evaluating, pass_once
-from ...core.optimization import FitConfig, fit
+from ...core.hooks import uses_of
+from ...core.optimization import FitConfig
 
 
 @dataclass(frozen=True)
@@ -34,24 +35,11 @@ def _with_norm(model: nn.Module, layer: Layer) -> nn.Sequential:
     return nn.Sequential(*(model.get_submodule(part) for part in parts))
 
 
-@torch.no_grad()
-def _input_shapes(model: nn.Module, names: list[str], shape: tuple[int, int, int]) -> dict[str, tuple[int, ...]]:
-    shapes: dict[str, tuple[int, ...]] = {}
-    handles = [
-        model.get_submodule(name).register_forward_pre_hook(
-            lambda _m, inputs, name=name: shapes.__setitem__(name, tuple(inputs[0].shape[1:]))
-        )
-        for name in names
-    ]
-    pass_once(model, shape, handles)
-    return shapes
-
-
 def intervals(student: nn.Module, teacher: nn.Module, shape: tuple[int, int, int] = (3, 32, 32)) -> list[Interval]:
     """One interval for each quantised convolution or linear layer of `student`."""
     wiring = trace(teacher)
     wanted = [name for name, _ in quantized.quantized_layers(student)]
-    shapes = _input_shapes(teacher, wanted, shape)
+    shapes = {use.name: use.received[1:] for use in uses_of(teacher, wanted, shape)}
     return [
         Interval(
             layer.name, wiring.feeding(layer.name), shapes[layer.name], _with_norm(teacher, layer), _with_norm(student, layer)
@@ -79,12 +67,19 @@ def draw_input(interval: Interval, model: nn.Module, batch: int, generator: torc
         noise = torch.randn(batch, feed.channels or channels, height, width, generator=generator)
         if feed.kind != "norm":
             return noise
-        norm = model.get_submodule(feed.name)
+        norm = model.get_submodule(feed.name)  # beta_j + |gamma_j| N(0, 1)
         return noise * norm.weight.abs().view(1, -1, 1, 1) + norm.bias.view(1, -1, 1, 1)
 
     with torch.no_grad():
         x = interval.feed.value(leaf, spatial=False)
     return x if sides else x.mean((2, 3))
+
+
+def interval_loss(interval: Interval, x: torch.Tensor) -> torch.Tensor:
+    """Mean squared error behind the interval's BatchNorm, divided by the teacher's variance there."""
+    with torch.no_grad():
+        wanted = interval.teacher(x)
+    return F.mse_loss(interval.student(x), wanted) / wanted.var()
 
 
 def distill_intervals(
@@ -93,19 +88,17 @@ def distill_intervals(
 ) -> list[float]:  # fmt: skip
     """Train every layer of `student` in place on noise of its own; returns the summed loss of every step.
 
-    The loss of an interval is the mean squared error behind its BatchNorm, divided by the teacher's variance there.
+    No gradient leaves an interval, so the sum of their losses trains each of them alone; see `interval_loss`.
     """
     generator = torch.Generator().manual_seed(seed)
     found = intervals(student, teacher, shape)
 
-    def draw_loss() -> torch.Tensor:
-        losses = []
-        for interval in found:
-            x = draw_input(interval, teacher, batch, generator)
-            with torch.no_grad():
-                wanted = interval.teacher(x)
-            losses.append(F.mse_loss(interval.student(x), wanted) / wanted.var())
-        return torch.stack(losses).sum()
+    def draw() -> list[torch.Tensor]:
+        return [draw_input(interval, teacher, batch, generator) for interval in found]
 
-    with evaluating(student), evaluating(teacher):
-        return fit(list(student.parameters()), draw_loss, config, what="interval distillation", progress=progress)
+    def loss(*inputs: torch.Tensor) -> torch.Tensor:
+        return torch.stack([interval_loss(interval, x) for interval, x in zip(found, inputs)]).sum()
+
+    return train_student(
+        student, loss, config, draw=draw, teacher=teacher, what="interval distillation", progress=progress
+    )

@@ -6,7 +6,7 @@ Section 3.1 Gaussian, 3.2 Inception, 3.3 BNS, 3.4 BNS + I and Algorithm 1. The d
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -18,12 +18,14 @@ from pydantic import Field
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
-from tqdm.auto import tqdm
 
 from ... import files
 from ...config import Strict
 from ...core import batchnorm
-from ...core.precision import Precision, autocast, uses_bf16
+from ...core.image_optimization import optimize_images
+from ...core.metrics import count_classes
+from ...core.optimization import FitConfig
+from ...core.precision import Precision, uses_bf16
 from ...data.images import ImageSet, generated
 from ...errors import DataFreeError
 from ...networks.blocks import normalization
@@ -154,10 +156,10 @@ def augment_in_batch(images: torch.Tensor, copies: int, fill: torch.Tensor, gene
     """
     b, _, h, w = images.shape
     n = copies * b
-    kind = torch.randint(0, 3, (n,), generator=generator)
+    kind = torch.randint(0, 3, (n,), generator=generator)  # 0 cutout, 1 crop and resize, 2 flip
     crop = torch.where(kind == 1, 0.7 + 0.3 * torch.rand(n, generator=generator), 1.0)
     shift = (1 - crop)[:, None] * (2 * torch.rand(n, 2, generator=generator) - 1)
-    theta = torch.zeros(n, 2, 3)
+    theta = torch.zeros(n, 2, 3)  # an affine map of coordinates a copy: scales on the diagonal, shifts behind
     theta[:, 0, 0] = torch.where(kind == 2, -1.0, crop)
     theta[:, 1, 1] = crop
     theta[:, :, 2] = shift
@@ -181,79 +183,79 @@ def cutout_mask(n: int, h: int, w: int, generator: torch.Generator) -> torch.Ten
 
 def input_moments(images: torch.Tensor) -> batchnorm.Moments:
     """Mean and variance [C] over a batch [N, C, H, W]: the input's side of the extra pair of section 3.3."""
-    return images.mean((0, 2, 3)), images.var((0, 2, 3), unbiased=False)
+    return batchnorm.Moments(images.mean((0, 2, 3)), images.var((0, 2, 3), unbiased=False))
 
 
 class Algorithm1:
-    """Algorithm 1 of The Knowledge Within as an object: `run` repeats `step`, in the paper's order of lines."""
+    """Algorithm 1 of The Knowledge Within: what `optimize_images` repeats, piece by piece, and the run of it."""
 
-    def __init__(self, model: nn.Module, config: SynthesisConfig, size: int = 32, classes: int = 10):
+    def __init__(self, model: nn.Module, config: SynthesisConfig, size: int = 32, classes: int | None = None):
         self.model, self.config = model, config
         self.generator = torch.Generator().manual_seed(config.seed)
         self.mean, self.std = normalization(model)
         self.images = gaussian_images(model, config.batch, size, self.generator).clamp_(0, 1).requires_grad_()
+        classes = classes or count_classes(model, tuple(self.images.shape[1:]))
         self.targets = torch.randint(0, classes, (config.batch,), generator=self.generator)
+        # the published input normalisation counts as one more pair of statistics (section 3.3)
         self.reference = batchnorm.stored(model) + [(self.mean, self.std**2)] * config.input_pair
         self.kernel = gaussian_kernel(config.kernel, config.sigma)
-        self.optimizer = torch.optim.Adam([self.images], lr=config.rate, betas=(0.5, 0.9))
-        self.bf16 = uses_bf16(config.precision)
-        self.history: dict[str, list[float]] = {"J_KL": [], "class_term": [], "smoothness": [], "loss": []}
+        self.history: dict[str, list[float]] = {"J_KL": [], "class_term": [], "smoothness": []}
 
-    def batch(self) -> torch.Tensor:
-        """The images, or their augmented copies: a temporary, never written back."""
+    @torch.no_grad()
+    def clip(self) -> None:
+        """Line 7: the images stay in [0, 1]."""
+        self.images.clamp_(0, 1)
+
+    def copies(self, images: torch.Tensor) -> torch.Tensor:
+        """What the network sees: the images, or augmented copies of them; a temporary, never written back."""
         if not self.config.augment:
-            return self.images.repeat(self.config.copies, 1, 1, 1)
-        return augment_in_batch(self.images, self.config.copies, self.mean.view(1, -1, 1, 1), self.generator)
+            return images.repeat(self.config.copies, 1, 1, 1)
+        return augment_in_batch(images, self.config.copies, self.mean.view(1, -1, 1, 1), self.generator)
 
-    def losses(self, seen: batchnorm.Captured) -> dict[str, torch.Tensor]:
-        """All three terms; the scheme's weights decide which are optimised, the others are watched."""
-        config, x = self.config, self.batch()
-        with autocast(self.bf16):
-            logits = self.model(x)
-        measured = seen.moments + [input_moments(x)] * config.input_pair
-        return {
+    def loss(self, x: torch.Tensor, logits: torch.Tensor, moments: list[batchnorm.Moments]) -> torch.Tensor:
+        """alpha J_KL + beta L_class + gamma L_smooth; a term of weight zero is only watched."""
+        config = self.config
+        measured = moments + [input_moments(x)] * config.input_pair
+        terms = {
             "J_KL": batchnorm.mean_divergence(measured, self.reference, DIVERGENCES[config.divergence]),
             "class_term": class_term(logits.float(), self.targets.repeat(config.copies), config.temperature),
             "smoothness": smoothness(self.images, self.kernel),
         }
-
-    def set_rate(self, progress: float) -> None:
-        factor = 0.5 * (1 + math.cos(math.pi * progress)) if self.config.cosine else 1.0
-        self.optimizer.param_groups[0]["lr"] = self.config.rate * factor
-
-    def step(self, seen: batchnorm.Captured) -> None:
-        with torch.no_grad():
-            self.images.clamp_(0, 1)  # line 7
-        self.set_rate(len(self.history["loss"]) / self.config.steps)
-        terms = self.losses(seen)
-        loss = sum(w * t for w, t in zip(self.config.weights, terms.values()) if w)
-        if not torch.isfinite(loss):
-            raise DataFreeError(
-                f"synthesis stopped at step {len(self.history['loss'])}: the loss is NaN or infinite; "
-                "use a smaller rate, or precision='float32'."
-            )
-        (self.images.grad,) = torch.autograd.grad(loss, self.images)
-        self.optimizer.step()
-        for name, value in (*terms.items(), ("loss", loss)):
+        for name, value in terms.items():
             self.history[name].append(value.item())
+        return sum(weight * term for weight, term in zip(config.weights, terms.values()) if weight)
 
-    def run(self, progress: bool = True) -> Synthesis:
-        with batchnorm.capture(self.model) as seen:
-            bar = tqdm(range(self.config.steps), desc=SCHEMES[self.config.scheme], disable=None if progress else True)
-            for _ in bar:
-                self.step(seen)
-                bar.set_postfix(J_KL=f"{self.history['J_KL'][-1]:.4f}", refresh=False)
-        return Synthesis(self.images.detach().clamp(0, 1), self.targets, self.history)
+    def plan(self) -> FitConfig:
+        """Adam on the images, and its rate."""
+        config, schedule = self.config, "cosine" if self.config.cosine else "constant"
+        return FitConfig(
+            steps=config.steps, rate=config.rate, optimizer="adam", momentum=0.5, beta2=0.9, warmup=0.0, schedule=schedule
+        )  # fmt: skip
+
+    def run(self, progress: bool = True, watch: Callable[[int], None] | None = None) -> Synthesis:
+        """All steps; `watch` is called with the number of steps done, before each step, when the images are clipped."""
+
+        def before(done: int) -> None:
+            self.clip()
+            if watch:
+                watch(done)
+
+        losses = optimize_images(
+            self.model, self.images, self.loss, self.plan(), view=self.copies, bf16=uses_bf16(self.config.precision),
+            before=before, what=f"synthesis of {SCHEMES[self.config.scheme]} images", progress=progress,
+        )  # fmt: skip
+        self.clip()
+        return Synthesis(self.images.detach(), self.targets, self.history | {"loss": losses})
 
 
 def synthesize(
-    model: nn.Module, config: SynthesisConfig, size: int = 32, classes: int = 10, progress: bool = True
+    model: nn.Module, config: SynthesisConfig, size: int = 32, classes: int | None = None, progress: bool = True
 ) -> Synthesis:
     """One batch of images by the scheme of `config` (The Knowledge Within, algorithm 1).
 
     Args:
         model: reference network with BatchNorm; never changed.
-        size, classes: of the images and the network's output.
+        size: height and width of the images. classes: to draw targets from; default: all outputs of the network.
     """
     if config.scheme == "gaussian":
         generator = torch.Generator().manual_seed(config.seed)
@@ -263,20 +265,33 @@ def synthesize(
 
 
 def snapshots(
-    model: nn.Module, config: SynthesisConfig, moments: list[int], size: int = 32, classes: int = 10
+    model: nn.Module, config: SynthesisConfig, moments: list[int], size: int = 32, classes: int | None = None
 ) -> dict[int, torch.Tensor]:
-    """Images as they are after each of the given numbers of steps of one run (The Knowledge Within, figure 2b)."""
-    run, kept = Algorithm1(model, config, size, classes), {}
-    with batchnorm.capture(model) as seen:
-        for done in range(1, max(moments) + 1):
-            run.step(seen)
-            if done in moments:
-                kept[done] = run.images.detach().clamp(0, 1)
+    """Images as they are after each of the given numbers of steps of one run (The Knowledge Within, figure 2b).
+
+    Args:
+        moments: numbers of steps, from 0 to config.steps, in rising order.
+    """
+    if not all(0 <= moment <= config.steps for moment in moments):
+        raise DataFreeError(f"images cannot be caught at {moments} of {config.steps} steps; give numbers up to that.")
+    work, kept = Algorithm1(model, config, size, classes), {}
+
+    def watch(done: int) -> None:
+        if done in moments:
+            kept[done] = work.images.detach().clone()
+
+    work.run(progress=False, watch=watch)
+    watch(config.steps)
     return kept
 
 
 def image_set(
-    model: nn.Module, config: SynthesisConfig, count: int, path: Path | None = None, size: int = 32, classes: int = 10
+    model: nn.Module,
+    config: SynthesisConfig,
+    count: int,
+    path: Path | None = None,
+    size: int = 32,
+    classes: int | None = None,
 ) -> ImageSet:
     """`count` images, batch after batch with seeds config.seed * 1000 + k; goes on where `path` was left.
 
@@ -284,6 +299,7 @@ def image_set(
         path: a .safetensors file, read if it was made with the same model and settings and completed if it is short.
     """
     made, labels = _read_progress(model, config, path) if path else ([], [])
+    classes = classes or count_classes(model, (len(normalization(model)[0]), size, size))
     while sum(map(len, made)) < count:
         part = config.model_copy(update={"seed": config.seed * 1000 + len(made)})
         result = synthesize(model, part, size, classes)
@@ -291,7 +307,7 @@ def image_set(
         labels.append(result.targets)
         if path:
             _write_progress(model, config, made, labels, path)
-    return generated(torch.cat(made)[:count], SCHEMES[config.scheme], torch.cat(labels)[:count])
+    return generated(torch.cat(made)[:count], SCHEMES[config.scheme], torch.cat(labels)[:count], classes)
 
 
 def _fingerprint(model: nn.Module, config: SynthesisConfig) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """Layer-Wise Data-Free CNN Compression, section IV-A: what the method is compared with, all on its own quantiser.
 
 Each function takes a trained network and a `LayerWise` configuration, of which it reads bits, samples, grid, seed and
-`first`, and returns a network of `LevelLayer`s. The methods themselves are in `datafree.baselines.dfq`, `adaround`, `zeroq` and
+`first`, and returns a converted network. The methods themselves are in `datafree.baselines.dfq`, `adaround`, `zeroq` and
 `generative`; the paper gives none of their settings.
 """
 
@@ -10,10 +10,10 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from ...baselines import adaround, adversarial_distillation, zeroq
+from ...baselines import adaround, adversarial_distillation
+from ...baselines import dfq as nagel
 from ...baselines.deep_inversion import distill_inverted
-from ...baselines.dfq import absorb_bias
-from ...core import levels
+from ...core import observers, quantized
 from ...core.graph import fold_all, trace
 from ...core.optimization import FitConfig
 from ...data.images import ImageSet
@@ -37,9 +37,9 @@ def dfq(model: nn.Module, config: quantization.LayerWise) -> nn.Module:
     graph = trace(model)
     found = equalization.equalize(model, equalization.Equalization(buffers="never"), graph)
     moments = generated_inputs.tracked_moments(generated_inputs.stored_moments(model, graph), graph, found)
-    ready, moments = absorb_bias(found.model, graph, moments)
-    student = quantization.with_levels(ready, graph, config)
-    quantization.correct_biases(student, ready, graph, moments)
+    ready, moments = nagel.absorb_bias(found.model, graph, moments)
+    student = quantization.rounded(ready, graph, config)
+    nagel.correct_biases(student, ready, graph, moments)
     quantization.set_ranges(student, graph, moments, config)
     return student
 
@@ -58,9 +58,9 @@ def per_channel(model: nn.Module, config: quantization.LayerWise, tensorwise: nn
     if tensorwise is None:
         return quantization.compress(model, config)[0]
     graph = trace(model)
-    ready, moments = quantization.prepare(model, graph, config)
-    student = quantization.with_levels(ready, graph, config)
-    quantization.correct_biases(student, ready, graph, moments)
+    ready, moments = quantization.equalized(model, graph, config)
+    student = quantization.rounded(ready, graph, config)
+    nagel.correct_biases(student, ready, graph, moments)
     ends = {name: value for name, value in tensorwise.named_buffers() if name.endswith(("low", "high"))}
     student.load_state_dict(ends, strict=False)
     return student
@@ -81,23 +81,32 @@ def adaround_imitated(model: nn.Module, config: quantization.LayerWise, rounding
 
 def zeroq_ranges(model: nn.Module, config: quantization.LayerWise, images: ImageSet) -> nn.Module:
     """ZeroQ: nearest rounding, and ranges of inputs from the extremes on its distilled images."""
-    graph, student = trace(model), nothing(model, config)
-    zeroq.set_ranges(student, fold_all(model, graph), images)
-    return student
+    student = _prepared(model, config, per_channel=config.per_channel)
+    quantized.calibrate(student, (x for x, _ in images.batches(16)), observers.MinMaxObserver)
+    return quantized.convert(student, inplace=True)
 
 
-def _learning(model: nn.Module, config: quantization.LayerWise) -> nn.Module:
+def _prepared(model: nn.Module, config: quantization.LayerWise, **options) -> nn.Module:
+    """The fused network, to be measured or trained, on the paper's quantiser."""
     graph = trace(model)
-    return levels.learning(fold_all(model, graph), graph, config.weight_bits, config.act_bits)
+    names = [layer.name for layer in graph.layers]
+    return quantized.prepare(
+        fold_all(model, graph), config.weight_bits, config.act_bits, zero_on_grid=False, names=names, **options
+    )
+
+
+def _following(model: nn.Module, config: quantization.LayerWise) -> nn.Module:
+    """To be trained: one range a weight, and ranges of inputs follow the batches."""
+    return _prepared(model, config, per_channel=False, observer=observers.MovingAverageMinMaxObserver)
 
 
 def deep_inversion(
     model: nn.Module, config: quantization.LayerWise, images: ImageSet, training: FitConfig, batch: int = 32
 ) -> nn.Module:
     """Deep Inversion: the quantised network, trained on inverted images towards the float one; as the last step left it."""
-    student = _learning(model, config)
+    student = _following(model, config)
     distill_inverted(student, model, images, training, batch=batch, seed=config.seed)
-    return levels.finished(student)
+    return quantized.convert(student, inplace=True)
 
 
 def adversarial(
@@ -107,6 +116,6 @@ def adversarial(
     shape: tuple[int, int, int],
 ) -> nn.Module:
     """Adversarial distillation of the quantised network; as the last step left it."""
-    student = _learning(model, config)
+    student = _following(model, config)
     adversarial_distillation.distill_adversarially(student, model, game, shape)
-    return levels.finished(student)
+    return quantized.convert(student, inplace=True)

@@ -7,43 +7,46 @@ from dataclasses import replace
 import torch
 from torch import nn
 
+from ...core.batchnorm import Moments, NamedMoments
 from ...core.graph import Feed, Graph
 from ...errors import DataFreeError
 from . import equalization
 
-Moments = dict[str, tuple[torch.Tensor, torch.Tensor]]
-"""Name of a BatchNorm, or of a layer without one -> mean beta and deviation |gamma| of its output, [C] each."""
-
-
 # III-B: inputs of a layer without data ------------------------------------------------------------------------------
 
 
-def stored_moments(model: nn.Module, graph: Graph) -> Moments:
+def stored_moments(model: nn.Module, graph: Graph) -> NamedMoments:
     r"""What BatchNorm says about its own output, read before fusion (Layer-Wise Data-Free CNN Compression, eq. 10).
 
     .. math:: \mathrm{E}[y_c] = \beta_c,\qquad \mathrm{Std}[y_c] = |\gamma_c|
 
-    gamma may be negative and a deviation may not: hence the magnitude. A layer without BatchNorm counts as
-    standard normal. Book: {eq}`lw-eq-10`.
+    gamma may be negative and a deviation may not: hence the magnitude, which the variance gamma^2 keeps. A layer
+    without BatchNorm counts as standard normal.
+
+    Returns:
+        name of a BatchNorm, or of a layer without one -> mean beta and variance gamma^2 of its output.
+        Book: {eq}`lw-eq-10`.
     """
-    found: Moments = {}
+    found: NamedMoments = {}
     for name, module in model.named_modules():
         if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d):
-            one = torch.ones(module.num_features) if module.weight is None else module.weight.detach().abs()
-            found[name] = (torch.zeros_like(one) if module.bias is None else module.bias.detach().clone(), one)
+            like = module.running_mean if module.weight is None else module.weight.detach()
+            beta = torch.zeros_like(like) if module.bias is None else module.bias.detach().clone()
+            found[name] = Moments(beta, torch.ones_like(like) if module.weight is None else like.square())
     for layer in graph.layers:
         if layer.norm is None:
-            found[layer.name] = torch.zeros(layer.outputs), torch.ones(layer.outputs)
+            zero = model.get_submodule(layer.name).weight.new_zeros(layer.outputs)
+            found[layer.name] = Moments(zero.detach(), torch.ones_like(zero))
     return found
 
 
-def tracked_moments(moments: Moments, graph: Graph, equalized: equalization.Equalized) -> Moments:
+def tracked_moments(moments: NamedMoments, graph: Graph, equalized: equalization.Equalized) -> NamedMoments:
     """The moments after equalisation: divided where a pair has no buffers; with buffers they stay as they are."""
     moments = dict(moments)
     for pair in equalized.plain:
         name = graph.layer(pair.first).norm or pair.first
-        s = equalized.scales[pair.first]
-        moments[name] = tuple(m / s for m in moments[name])
+        s, (beta, var) = equalized.scales[pair.first], moments[name]
+        moments[name] = Moments(beta / s, var / s.square())
     return moments
 
 
@@ -64,7 +67,7 @@ def block_output(beta: torch.Tensor, gamma: torch.Tensor, shape: tuple[int, int,
 
 
 def layer_input(
-    graph: Graph, name: str, moments: Moments, shape: tuple[int, int, int], generator: torch.Generator, *,
+    graph: Graph, name: str, moments: NamedMoments, shape: tuple[int, int, int], generator: torch.Generator, *,
     activation: bool = True, pooled: bool = False, feed: Feed | None = None,
 ) -> torch.Tensor:  # fmt: skip
     r"""Imitated input of a layer: the blocks that feed it, added up (Layer-Wise Data-Free CNN Compression, eq. 12).
@@ -89,7 +92,8 @@ def layer_input(
 
     def leaf(part: Feed) -> torch.Tensor:
         if part.name in moments:
-            return block_output(*moments[part.name], shape, generator)
+            beta, var = moments[part.name]
+            return block_output(beta, var.sqrt(), shape, generator)
         return torch.randn(shape[0], part.channels or layer.inputs, *shape[1:], generator=generator)
 
     head = feed.terms[0] if pooled and feed.kind == "pool" else feed

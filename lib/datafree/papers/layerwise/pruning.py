@@ -21,8 +21,11 @@ from torch.func import functional_call
 from ...baselines import dfq
 from ...config import Strict
 from ...core import pruning
+from ...core.batchnorm import NamedMoments
+from ...core.distillation import train_student
 from ...core.graph import Feed, Graph, fold_all, put_module, trace
-from ...core.optimization import FitConfig, fit, rate_at
+from ...core.optimization import FitConfig, rate_factor
+from ...core.register import Result, method
 from ...errors import DataFreeError
 from . import equalization, generated_inputs
 
@@ -115,7 +118,7 @@ def erk_quotient(shape: Iterable[int]) -> float:
     The paper calls it the pruned share; in the work that it cites it is the kept one. Book: {ref}`lw-erk`.
     """
     sides = tuple(shape)
-    return sum(sides) / math.prod(sides)
+    return sum(sides) / math.prod(sides)  # (c_o + c_i + k_h + k_w) / (c_o c_i k_h k_w)
 
 
 def erk_densities(weights: dict[str, torch.Tensor], sparsity: float, literal: bool = False) -> dict[str, float]:
@@ -210,6 +213,7 @@ def start_for(weights: dict[str, torch.Tensor], sparsity: float) -> float:
     With it the curve of figure 5 is traced; the paper does not say how it was. The final sparsity is near, not equal.
     """
     magnitudes = torch.cat([w.abs().flatten() for w in weights.values()])
+    # sigmoid(s_0) is the quantile of all magnitudes
     threshold = magnitudes.kthvalue(max(1, math.ceil(sparsity * magnitudes.numel()))).values.double().item()
     if not 0 < threshold < 1:
         raise DataFreeError(
@@ -225,9 +229,7 @@ def start_for(weights: dict[str, torch.Tensor], sparsity: float) -> float:
 class _Drawn:
     """A fresh batch of imitated inputs each time; the sequence depends on the seed and the layer's name alone."""
 
-    def __init__(
-        self, teacher: nn.Module, student: nn.Module, graph: Graph, name: str, moments: generated_inputs.Moments, config
-    ):
+    def __init__(self, teacher: nn.Module, student: nn.Module, graph: Graph, name: str, moments: NamedMoments, config):
         self.teacher, self.student = teacher.get_submodule(name), student.get_submodule(name)
         self.graph, self.name, self.moments, self.config = graph, name, moments, config
         self.feed = _feed(graph, name, config)
@@ -244,11 +246,10 @@ class _Drawn:
 class _Expected:
     """The same in the mean over all inputs; buffers weigh the values that go in and those that come out."""
 
-    def __init__(
-        self, teacher: nn.Module, student: nn.Module, graph: Graph, name: str, moments: generated_inputs.Moments, config
-    ):
+    def __init__(self, teacher: nn.Module, student: nn.Module, graph: Graph, name: str, moments: NamedMoments, config):
         self.student, self.weight = _inner(student, name), _inner(teacher, name).weight.detach()
         groups, rows, columns = equalization.blocks(teacher.get_submodule(name)).shape[:3]
+        # taps: places of a kernel; entry and leave: what the layer's buffers multiply inputs and outputs with
         taps = self.weight[0, 0].numel() if self.weight.ndim > 2 else 1
         entry = getattr(teacher.get_submodule(name), "v_in", torch.ones(groups * columns))
         leave = getattr(teacher.get_submodule(name), "v_out", torch.ones(groups * rows))
@@ -278,7 +279,7 @@ Losses = dict[str, Callable[[], torch.Tensor]]
 
 
 def layer_losses(
-    teacher: nn.Module, student: nn.Module, graph: Graph, moments: generated_inputs.Moments, config: LayerWisePruning,
+    teacher: nn.Module, student: nn.Module, graph: Graph, moments: NamedMoments, config: LayerWisePruning,
     names: Iterable[str] | None = None,
 ) -> Losses:  # fmt: skip
     """The loss of each layer, on imitated inputs of its own: none of them looks at another layer.
@@ -321,17 +322,17 @@ def train(
     chosen = nn.ModuleList(layers.values())
     history: dict[str, list[float]] = {name: [] for name in losses}
     coupled = config.decay if config.decay_form == "coupled" else 0.0
-    step = 0
 
-    def draw_loss() -> torch.Tensor:
-        nonlocal step
+    def before(step: int) -> None:
         if watch:
             watch(step)
-        if config.decay_form == "decoupled":
+        if config.decay_form == "decoupled":  # s <- (1 - rate lambda) s, apart from Adam
+            rate = config.rate * rate_factor(step, config.steps, 0.0)
             with torch.no_grad():
                 for layer in layers.values():
-                    layer.s.mul_(1 - rate_at(step, config.steps, config.rate, 0) * config.decay)
-        step += 1
+                    layer.s.mul_(1 - rate * config.decay)
+
+    def loss() -> torch.Tensor:
         drawn = torch.stack([draw() for draw in losses.values()])
         for values, value in zip(history.values(), drawn.tolist()):
             values.append(value)
@@ -340,11 +341,11 @@ def train(
     parameters = [p for layer in layers.values() for p in (layer.inner.weight, layer.s)]
     decay = config.decay if config.decay_weights else 0.0
     plan = FitConfig(steps=config.steps, rate=config.rate, optimizer="adam", momentum=0.9, decay=decay, warmup=0.0)
-    fit(parameters, draw_loss, plan, what="layer-wise pruning", progress=False)
+    train_student(chosen, loss, plan, parameters=parameters, watch=before, what="layer-wise pruning", progress=False)
     return history
 
 
-def prepare(model: nn.Module, graph: Graph, config: LayerWisePruning) -> tuple[nn.Module, generated_inputs.Moments]:
+def equalized(model: nn.Module, graph: Graph, config: LayerWisePruning) -> tuple[nn.Module, NamedMoments]:
     """Fusion, and equalisation if asked for: the teacher, and the moments that belong to it."""
     moments = generated_inputs.stored_moments(model, graph)
     if not config.equalize:
@@ -353,25 +354,27 @@ def prepare(model: nn.Module, graph: Graph, config: LayerWisePruning) -> tuple[n
     return found.model, generated_inputs.tracked_moments(moments, graph, found)
 
 
-def compress(model: nn.Module, config: LayerWisePruning, pool=None, shape=(3, 32, 32)) -> tuple[nn.Module, dict]:
+@method(
+    "layer_wise_pruning",
+    paper="Layer-Wise Data-Free CNN Compression",
+    about="prune weights; thresholds learnt layer by layer",
+    structure=fold_all,
+    needs_batchnorm=True,
+)
+def compress(model: nn.Module, config: LayerWisePruning) -> Result:
     """Fuse, equalise, learn thresholds and weights layer by layer (Layer-Wise Data-Free CNN Compression, section III-D).
 
-    Args:
-        pool: None; given images are refused, because the method has no use for them.
-        shape: of one image; imitated inputs do not depend on it.
     Returns:
         the pruned network with buffers folded in, and a report with the sparsity of each layer.
     """
-    if pool is not None:
-        raise DataFreeError("layer-wise pruning uses no images; leave them out, or choose KnowledgeWithin.")
     graph, clock = trace(model), time.perf_counter()
-    teacher, moments = prepare(model, graph, config)
+    teacher, moments = equalized(model, graph, config)
     start = start_for(weights_of(teacher, graph), config.sparsity) if config.start is None else config.start
     student = with_thresholds(teacher, graph, start, config.grown)
     history = train(student, layer_losses(teacher, student, graph, moments, config), config)
     plain = without_thresholds(student, graph)
     weights = weights_of(plain, graph)
-    return equalization.fold_buffers(plain), {
+    report = {
         "start": start,
         "sparsity": pruning.sparsity(weights.values()),
         "layers": {name: pruning.sparsity([w]) for name, w in weights.items()},
@@ -380,3 +383,4 @@ def compress(model: nn.Module, config: LayerWisePruning, pool=None, shape=(3, 32
         "method_seconds": time.perf_counter() - clock,
         "not_handled": graph.problems(),
     }
+    return Result(equalization.fold_buffers(plain), report)

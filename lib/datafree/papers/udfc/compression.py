@@ -16,7 +16,9 @@ from torch import fx, nn
 from ...baselines import neuron_merging
 from ...config import Strict
 from ...core import pruning, quantizer
+from ...core.flops import weight_bytes
 from ...core.graph import Graph, Pair, trace
+from ...core.register import Result, method
 from ...data.images import ImageSet
 from ...errors import DataFreeError
 from . import moment_matching, reconstruction
@@ -72,7 +74,7 @@ class Damage:
     whole: reconstruction.Folded
     left: reconstruction.Folded
     coefficients: torch.Tensor | None = None
-    moments: moment_matching.Moments | None = None
+    moments: moment_matching.JointMoments | None = None
 
 
 class Compression:
@@ -160,8 +162,8 @@ class Compression:
         else:
             # the quadratic form of the loss (section 3.3) without its ridge
             gram = damage.left.a.T @ damage.left.a + config.alpha1 * torch.outer(damage.left.c, damage.left.c)
-            return moment_matching.give_up(gram, weight, len(damage.keep), config.alpha2)
-        return moment_matching.give_up(gram, weight, len(damage.keep), config.ridge * gram.diagonal().mean().item())
+            return moment_matching.kept_by_obs(gram, weight, len(damage.keep), config.alpha2)
+        return moment_matching.kept_by_obs(gram, weight, len(damage.keep), config.ridge * gram.diagonal().mean().item())
 
     def _next_weight(self, pair: Pair) -> torch.Tensor:
         """V as [P, O, T], T taps (or positions of a linear layer)."""
@@ -170,7 +172,7 @@ class Compression:
 
     def _solve(
         self, pair: Pair, x: torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor, moment_matching.Moments | None]:
+    ) -> tuple[torch.Tensor, torch.Tensor, moment_matching.JointMoments | None]:
         """Coefficients [K, O], intercepts [O], and the moments they rest on, if any."""
         config, damage = self.config, self.damages[pair.first]
         keep, channels = damage.keep, len(damage.whole.c)
@@ -264,22 +266,44 @@ def observe(model: nn.Module, pool: ImageSet) -> moment_matching.Observed:
     return moment_matching.observe(model, [pair.last for pair in pruning.prunable(trace(model))], pool)
 
 
+def thinner(model: nn.Module, state: dict[str, torch.Tensor]) -> nn.Module:
+    """The same modules with as many channels as the weights of `state` have; `model` itself is changed."""
+    for name, value in state.items():
+        owner, _, leaf = name.rpartition(".")
+        module = model.get_submodule(owner)
+        if getattr(module, leaf, None) is None:  # a repair added it
+            setattr(module, leaf, nn.Parameter(torch.empty_like(value), value.is_floating_point()))
+        elif getattr(module, leaf).shape != value.shape:
+            getattr(module, leaf).data = torch.empty_like(value)
+        if isinstance(module, nn.Conv2d) and leaf == "weight":
+            # [out, in / groups, k, k]; a grouped convolution is depthwise here, with as many groups as outputs
+            module.groups = module.groups if module.groups == 1 else len(value)
+            module.out_channels, module.in_channels = len(value), value.shape[1] * module.groups
+    return model
+
+
+@method(
+    "udfc",
+    paper="UDFC",
+    about="prune channels, quantise weights; the next layer repairs the damage in closed form",
+    structure=thinner,
+)
 @torch.no_grad()
-def compress(model: nn.Module, config: UDFC, pool: Images, shape: tuple[int, int, int]) -> tuple[nn.Module, dict]:
+def compress(model: nn.Module, config: UDFC, images: Images = None) -> Result:
     """Prune, quantise and repair a copy of `model`; with images they pass through the network once, all together."""
-    work = Compression(model, config, pool)
+    work = Compression(model, config, images)
     if work.seen is None:
         for layer in work.graph.layers:
             work.arrive(layer.name)
     else:
-        OnePass(work).run(work.seen.pool.floats())
+        OnePass(work).run(work.seen.images.floats())
     report = {
-        "images": "none" if work.seen is None else work.seen.pool.name,
+        "images": "none" if work.seen is None else work.seen.images.name,
         "kept": {name: len(keep) for name, keep in work.keep.items()},
         "left_out": work.graph.problems(),
-        "bytes": storage(work.net, work.graph, config.weight_bits),
+        "bytes": weight_bytes(work.net, dict.fromkeys((n.name for n in work.graph.layers), config.weight_bits or 32)),
     }
-    return work.net, report
+    return Result(work.net, report)
 
 
 @torch.no_grad()
@@ -308,9 +332,3 @@ def map_errors(model: nn.Module, config: UDFC, images: ImageSet) -> dict[str, fl
         centred = z - z.transpose(0, 1).flatten(1).mean(1).view(1, -1, *[1] * (z.ndim - 2))
         errors[pair.first] = ((z_hat - z).square().sum() / centred.square().sum()).item()
     return errors
-
-
-def storage(net: nn.Module, graph: Graph, weight_bits: int | None) -> float:
-    """Bytes to store the parameters: weights of convolutions and linear layers at `weight_bits`, all else at 32 bits."""
-    weights = sum(net.get_submodule(layer.name).weight.numel() for layer in graph.layers)
-    return (weights * (weight_bits or 32) + (sum(p.numel() for p in net.parameters()) - weights) * 32) / 8

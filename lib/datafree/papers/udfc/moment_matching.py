@@ -2,20 +2,19 @@
 
 X [O] are a layer's activations, X_hat [K] what is left of them. Moments of the two come from BatchNorm alone
 (rectified Gaussians, no image at all) or from any images. From them follow the best linear combinations, how much
-of the next layer's variance they keep, and which channels to give up. Used by UDFC; what is here is ours.
+of the next layer's variance they keep, and which channels to remove (OBS). Used by UDFC; what is here is ours.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import nn
 
 from ...core import batchnorm
 from ...core.graph import Graph, Pair
-from ...core.hooks import evaluating, hooked
+from ...core.hooks import evaluating, feature_hooks, input_hooks
 from ...data.images import ImageSet
 from ...errors import DataFreeError
 from . import rectified_gaussian
@@ -34,7 +33,7 @@ FACTOR_MIN = 0.05
 
 
 @dataclass(frozen=True)
-class Moments:
+class JointMoments:
     """First and second moments of X_hat [K] and X [O] together, in float64.
 
     mean_hat [K], mean [O]; cov_hat [K, K] of X_hat; cross [K, O] between both; cov [O, O] of X.
@@ -46,17 +45,17 @@ class Moments:
     cross: torch.Tensor
     cov: torch.Tensor
 
-    def of(self, keep: torch.Tensor) -> Moments:
+    def of(self, keep: torch.Tensor) -> JointMoments:
         """With only the channels `keep` of X_hat."""
-        return Moments(self.mean_hat[keep], self.mean, self.cov_hat[keep][:, keep], self.cross[keep], self.cov)
+        return JointMoments(self.mean_hat[keep], self.mean, self.cov_hat[keep][:, keep], self.cross[keep], self.cov)
 
     @classmethod
-    def split(cls, mean: torch.Tensor, cov: torch.Tensor, kept: int) -> Moments:
+    def split(cls, mean: torch.Tensor, cov: torch.Tensor, kept: int) -> JointMoments:
         """From moments of (X_hat, X) stacked, of which the first `kept` entries are X_hat."""
         return cls(mean[:kept], mean[kept:], cov[:kept, :kept], cov[:kept, kept:], cov[kept:, kept:])
 
 
-def match(moments: Moments, prior: torch.Tensor, ridge: float) -> tuple[torch.Tensor, torch.Tensor]:
+def match(moments: JointMoments, prior: torch.Tensor, ridge: float) -> tuple[torch.Tensor, torch.Tensor]:
     r"""Linear combinations with intercept that lose least, drawn towards the network as it is.
 
     .. math:: S = P + (\hat C + \lambda \bar c I)^{-1} (C_\times - \hat C P), \qquad t = m - S^\top \hat m
@@ -71,13 +70,14 @@ def match(moments: Moments, prior: torch.Tensor, ridge: float) -> tuple[torch.Te
     """
     kept = len(moments.mean_hat)
     scale = moments.cov_hat.diagonal().mean().clamp_min(torch.finfo(torch.float64).tiny)
+    # (C_hat + lambda c I) (S - P) = C_x - C_hat P
     system = moments.cov_hat + ridge * scale * torch.eye(kept, dtype=torch.float64)
     change = torch.linalg.solve(system, moments.cross - moments.cov_hat @ prior)
     coefficients = prior + change
     return coefficients, moments.mean - coefficients.T @ moments.mean_hat
 
 
-def variance_share(weight: torch.Tensor, weight_hat: torch.Tensor, moments: Moments) -> torch.Tensor:
+def variance_share(weight: torch.Tensor, weight_hat: torch.Tensor, moments: JointMoments) -> torch.Tensor:
     r"""Variance of the next map after repair over the one before, for white neighbours in space.
 
     .. math:: f_p = \frac{\sum_\tau \hat v_{p\tau}^\top \hat C \hat v_{p\tau}}{\sum_\tau v_{p\tau}^\top C v_{p\tau}}
@@ -87,16 +87,17 @@ def variance_share(weight: torch.Tensor, weight_hat: torch.Tensor, moments: Mome
     Returns:
         [P], at least FACTOR_MIN. Book: {ref}`ud-share`.
     """
+    # white neighbours: the taps of a kernel do not correlate, so their variances add up
     before = torch.einsum("pot,oq,pqt->p", weight, moments.cov, weight)
     after = torch.einsum("pkt,kl,plt->p", weight_hat, moments.cov_hat, weight_hat)
     return (after / before.clamp_min(torch.finfo(torch.float64).tiny)).clamp_min(FACTOR_MIN)
 
 
-def give_up(gram: torch.Tensor, weight: torch.Tensor, count: int, ridge: float) -> torch.Tensor:
-    r"""Which channels stay when those go, one by one, that the next layer can best do without.
+def kept_by_obs(gram: torch.Tensor, weight: torch.Tensor, count: int, ridge: float) -> torch.Tensor:
+    r"""Channels that stay when an Optimal Brain Surgeon (OBS) removes those, one by one, that cost least.
 
-    Least squares on Gram matrix G: giving up channel j adds :math:`\|v_j\|^2 / [(G + \lambda I)^{-1}]_{jj}` to the
-    error, where v_j is the next layer's weight after all repairs so far (the rule of the Optimal Brain Surgeon).
+    Least squares on Gram matrix G: removing channel j adds :math:`\|v_j\|^2 / [(G + \lambda I)^{-1}]_{jj}` to the
+    error, where v_j is the next layer's weight after all repairs so far.
 
     Args:
         gram: [O, O]; weight: [O, T], what the next layer multiplies each channel with.
@@ -110,6 +111,7 @@ def give_up(gram: torch.Tensor, weight: torch.Tensor, count: int, ridge: float) 
         cost = weight.square().sum(1) / inverse.diagonal()
         j = int(cost.masked_fill(~alive, torch.inf).argmin())
         column, pivot = inverse[:, j].clone(), inverse[j, j].clone()
+        # the other channels take over what j did; then j leaves the inverse (block elimination)
         weight -= torch.outer(column / pivot, weight[j])
         inverse -= torch.outer(column, column) / pivot
         alive[j], inverse[j, j], weight[j] = False, 1.0, 0.0
@@ -196,20 +198,22 @@ class GaussianChain:
     def _weights(self) -> list[torch.Tensor]:
         return [_taps(module, norm) for module, norm in zip(self.modules, self.norms)]
 
-    def moments(self) -> Moments:
+    def moments(self) -> JointMoments:
         """Of all channels, as they are now (X_hat) and as they were when this object was made (X)."""
         now, cov = self._weights(), None
         same = all(map(torch.equal, now, self.whole))
         for layer, norm, patch, a, b in zip(self.layers, self.norms, self.patches, now, self.whole):
-            weight = b if same else torch.cat([a, b])
+            weight = b if same else torch.cat([a, b])  # of X_hat and X stacked
+            # covariance of what goes into BatchNorm: through the patches' correlation, and the channels' before
             linear = (weight @ patch).flatten(1) @ weight.flatten(1).T
             beta, gamma = _norm_pair(norm)
+            # X gets BatchNorm's own deviation |gamma|, X_hat what is left of it
             std, rho = _normalised(linear if cov is None else linear * cov, gamma)
             mean = beta.repeat(len(std) // len(beta))
             cov = rho * torch.outer(std, std)
             if layer.act is not None:
                 mean, cov = rectified_gaussian.covariance(mean, std, rho)
-        return Moments(mean, mean, cov, cov, cov) if same else Moments.split(mean, cov, len(mean) // 2)
+        return JointMoments(mean, mean, cov, cov, cov) if same else JointMoments.split(mean, cov, len(mean) // 2)
 
 
 # With images ------------------------------------------------------------------------------------------------------
@@ -224,12 +228,12 @@ def sampled(x: torch.Tensor) -> torch.Tensor:
     return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
 
 
-def of_samples(x_hat: torch.Tensor, x: torch.Tensor) -> Moments:
+def of_samples(x_hat: torch.Tensor, x: torch.Tensor) -> JointMoments:
     """Moments of samples [n, K] and [n, O] that belong together row by row."""
     both = torch.cat([x_hat, x], 1).double()
     mean = both.mean(0)
     both -= mean
-    return Moments.split(mean, both.T @ both / len(both), x_hat.shape[1])
+    return JointMoments.split(mean, both.T @ both / len(both), x_hat.shape[1])
 
 
 @dataclass(frozen=True)
@@ -239,45 +243,37 @@ class Observed:
     inputs: layer -> its sampled input [samples, C]; norms: BatchNorm -> mean and variance [C] of its input.
     """
 
-    pool: ImageSet
+    images: ImageSet
     inputs: dict[str, torch.Tensor]
     norms: dict[str, batchnorm.Moments]
 
 
 @torch.no_grad()
-def observe(model: nn.Module, layers: list[str], pool: ImageSet, batch: int = 250) -> Observed:
+def observe(model: nn.Module, layers: list[str], images: ImageSet, batch: int = 250) -> Observed:
     """Inputs of `layers` and moments at every BatchNorm over all images, in one pass; the model is not changed."""
     norms = {name: module for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)}
     inputs: dict[str, list] = {name: [] for name in layers}
     sums = {name: torch.zeros(2, norm.num_features) for name, norm in norms.items()}
 
-    def note(_, given, name):
-        inputs[name].append(sampled(given[0]))
+    def keep(name: str, x: torch.Tensor) -> None:
+        inputs[name].append(sampled(x))
 
-    def add(_, given, name):
-        z = given[0]
-        sums[name] += torch.stack((z.mean((0, 2, 3)), z.square().mean((0, 2, 3)))) * (len(z) / len(pool))
+    def add(name: str, z: torch.Tensor) -> None:  # first and second moment, each batch with its share of the images
+        sums[name] += torch.stack((z.mean((0, 2, 3)), z.square().mean((0, 2, 3)))) * (len(z) / len(images))
 
-    handles = [model.get_submodule(n).register_forward_pre_hook(partial(note, name=n)) for n in inputs]
-    handles += [norm.register_forward_pre_hook(partial(add, name=n)) for n, norm in norms.items()]
-    with hooked(handles), evaluating(model):
-        for x, _ in pool.batches(batch):
+    with input_hooks(model, inputs, keep), input_hooks(model, norms, add), evaluating(model):
+        for x, _ in images.batches(batch):
             model(x)
     found = {name: (mean, (square - mean.square()).clamp_min(0)) for name, (mean, square) in sums.items()}
-    return Observed(pool, {name: torch.cat(parts) for name, parts in inputs.items()}, found)
+    return Observed(images, {name: torch.cat(parts) for name, parts in inputs.items()}, found)
 
 
 @torch.no_grad()
 def maps(net: nn.Module, names: list[str], images) -> dict[str, torch.Tensor]:
     """Outputs of the modules `names` for all images at once, in evaluation mode."""
-    found: dict[str, torch.Tensor] = {}
-    handles = [
-        net.get_submodule(name).register_forward_hook(lambda _m, _i, y, name=name: found.__setitem__(name, y))
-        for name in names
-    ]
-    with hooked(handles), evaluating(net):
+    with feature_hooks(net, names) as seen, evaluating(net):
         net(images.floats())
-    return found
+    return dict(zip(names, seen))
 
 
 @torch.no_grad()

@@ -1,6 +1,6 @@
-"""A network's convolutions with what each may keep, and what a set of choices costs before any network is built.
+"""A network's compressible layers with what each may keep, and what a set of choices costs before any network is built.
 
-What a site keeps is a whole number: its rank (`factorize.Factorizer`) or how many weights stay (`prune.Pruner`).
+What a layer keeps is a whole number: its rank (`factorization.Factorizer`) or how many weights stay (`magnitude.Pruner`).
 Costs are proportional to it. What a set of numbers does not name stays as it is.
 """
 
@@ -14,14 +14,14 @@ import torch
 from torch import nn
 
 from ...core.flops import count_macs, count_parameters
-from ...core.hooks import pass_once
+from ...core.hooks import Use, uses_of
 from ...errors import DataFreeError
 
 Ranks = Mapping[str, int]
 
 
 @dataclass(frozen=True)
-class Site:
+class CompressibleLayer:
     """A convolution that can be made cheaper: the most it can keep, and its cost dense and for each unit that is kept."""
 
     name: str
@@ -36,7 +36,7 @@ class Site:
         return max(1, min(self.full_rank, round(share * self.weights / self.weights_per_rank)))
 
 
-class Sites:
+class CompressibleLayers:
     """The convolutions of a network that one way of compressing can treat. A subclass says which, and how.
 
     Args:
@@ -50,13 +50,12 @@ class Sites:
 
     def __init__(self, model: nn.Module, shape: tuple[int, int, int] = (3, 32, 32)):
         self.model, self.shape = model, tuple(shape)
-        sizes = self._sizes()
-        self.sites = {
-            name: self._site(name, model.get_submodule(name), *seen[0])
-            for name, seen in list(sizes.items())[1:]
-            if len(seen) == 1 and self.treats(model.get_submodule(name))
+        self.layers = {
+            name: self._layer(name, model.get_submodule(name), uses[0].received, uses[0].made)
+            for name, uses in list(self._uses().items())[1:]  # not the first one
+            if len(uses) == 1 and self.treats(model.get_submodule(name))
         }
-        if not self.sites:
+        if not self.layers:
             raise DataFreeError(f"{type(model).__name__} has no convolution to compress: {self.NONE}")
         self.dense_macs, self.dense_parameters = count_macs(model, self.shape), count_parameters(model)
 
@@ -64,8 +63,8 @@ class Sites:
         """Whether this convolution can be compressed."""
         return True
 
-    def _site(self, name: str, conv: nn.Conv2d, seen: torch.Size, made: torch.Size) -> Site:
-        """`seen` and `made`: the shapes of its input and its output."""
+    def _layer(self, name: str, conv: nn.Conv2d, received: tuple[int, ...], made: tuple[int, ...]) -> CompressibleLayer:
+        """`received` and `made`: the shapes of its input and its output."""
         raise NotImplementedError
 
     def compact(self, name: str, rank: int) -> torch.Tensor:
@@ -81,30 +80,29 @@ class Sites:
         """Within the block training leaves as it is what compression fixed in `student`, a `network` of these ranks."""
         yield student
 
-    def _sizes(self) -> dict[str, list[tuple[torch.Size, torch.Size]]]:
-        """Convolution -> shapes of input and output at each of its uses, in the order they run."""
-        seen: dict[str, list] = {}
-        handles = [
-            m.register_forward_hook(lambda _m, x, y, n=n: seen.setdefault(n, []).append((x[0].shape, y.shape)))
-            for n, m in self.model.named_modules() if isinstance(m, nn.Conv2d)
-        ]  # fmt: skip
-        pass_once(self.model, self.shape, handles)
-        return seen
+    def _uses(self) -> dict[str, list[Use]]:
+        """Convolution -> its uses, in the order they run."""
+        uses: dict[str, list[Use]] = {}
+        names = [name for name, module in self.model.named_modules() if isinstance(module, nn.Conv2d)]
+        for use in uses_of(self.model, names, self.shape):
+            uses.setdefault(use.name, []).append(use)
+        return uses
 
-    def site(self, name: str) -> Site:
+    def layer(self, name: str) -> CompressibleLayer:
         """The convolution of that name; DataFreeError where it cannot be compressed or is not there."""
-        if name not in self.sites:
+        if name not in self.layers:
             raise DataFreeError(
-                f"'{name}' is no convolution that can be compressed; these can: {', '.join(self.sites)}."
+                f"'{name}' is no convolution that can be compressed; these can: {', '.join(self.layers)}."
             )
-        return self.sites[name]
+        return self.layers[name]
 
     def macs(self, ranks: Ranks) -> int:
         """Multiply-accumulates of one image with these numbers, without building the network."""
-        sites = [(self.site(name), rank) for name, rank in ranks.items()]
-        return self.dense_macs + sum(rank * site.macs_per_rank - site.macs for site, rank in sites)
+        chosen = [(self.layer(name), rank) for name, rank in ranks.items()]
+        # linear in the ranks: what is chosen takes the place of its dense cost
+        return self.dense_macs + sum(rank * layer.macs_per_rank - layer.macs for layer, rank in chosen)
 
     def parameters(self, ranks: Ranks) -> int:
         """Trainable values that stay with these numbers."""
-        sites = [(self.site(name), rank) for name, rank in ranks.items()]
-        return self.dense_parameters + sum(rank * site.weights_per_rank - site.weights for site, rank in sites)
+        chosen = [(self.layer(name), rank) for name, rank in ranks.items()]
+        return self.dense_parameters + sum(rank * layer.weights_per_rank - layer.weights for layer, rank in chosen)

@@ -151,7 +151,12 @@ class Verdict:
 
 def independent(effects: Sequence[Effect]) -> list[Effect]:
     """Those whose numbers differ: where a seed changes nothing, the second run is no second measurement."""
-    return list({effect.distance.value: effect for effect in reversed(effects)}.values())[::-1]
+
+    def key(effect: Effect) -> tuple:
+        d = effect.distance
+        return d.value, d.variance, None if d.images is None else d.images.tobytes()
+
+    return list({key(effect): effect for effect in reversed(effects)}.values())[::-1]
 
 
 def judge(runs: Sequence[Mapping[str, Effect]], scale: str, identity: bool = False) -> Verdict:

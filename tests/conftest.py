@@ -70,14 +70,9 @@ def folder(tmp_path):
 @pytest.fixture
 def forget():
     """Drop remembered checksums, before and after."""
-
-    def clear():
-        files._checksums.cache_clear()
-        files._verify.cache_clear()
-
-    clear()
-    yield clear
-    clear()
+    files.forget_checksums()
+    yield files.forget_checksums
+    files.forget_checksums()
 
 
 @pytest.fixture
@@ -126,7 +121,7 @@ def with_statistics(net, side: int = 32, batch: int = 4, seed: int = 0):
 
 def interrupt_training(monkeypatch, config, out, after: int):
     """Run until step `after`, then stop as ^C does."""
-    step, done = training.Trainer._step, []
+    step, done = torch.optim.SGD.step, []
 
     def counting(self, *arguments):
         if len(done) == after:
@@ -135,7 +130,7 @@ def interrupt_training(monkeypatch, config, out, after: int):
         return step(self, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training.Trainer, "_step", counting)
+        patch.setattr(torch.optim.SGD, "step", counting)
         with pytest.raises(KeyboardInterrupt):
             training.train(config, out)
 

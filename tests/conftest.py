@@ -281,3 +281,27 @@ def others_metrics():
     from torchmetrics.functional import classification
 
     return classification
+
+
+class TwoConvolutions(nn.Module):
+    """conv, BatchNorm, relu, conv, BatchNorm: the derivation's setting. Without padding, so intercepts are exact."""
+
+    def __init__(self, channels=6, positive=False, seed=0, norm=True):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.conv1 = nn.Conv2d(3, channels, 3, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.relu = nn.ReLU()
+        self.conv2 = nn.Conv2d(channels, 4, 3, bias=False)
+        self.bn2 = nn.BatchNorm2d(4) if norm else nn.Identity()
+        for layer in (self.bn1, self.bn2) if norm else (self.bn1,):
+            layer.weight.data.uniform_(0.5, 1.5)
+            layer.bias.data.normal_()
+            layer.running_var.uniform_(0.5, 1.5)
+        if positive:  # every activation is above zero for images in [0, 1]
+            self.conv1.weight.data.abs_()
+            self.bn1.bias.data.uniform_(0.5, 1.0)
+        self.eval()
+
+    def forward(self, x):
+        return self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))

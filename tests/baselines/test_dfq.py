@@ -8,7 +8,7 @@ from torch import nn
 from datafree.baselines import dfq
 from datafree.core import quantized
 from datafree.core.batchnorm import Moments
-from datafree.core.graph import Feed, trace
+from datafree.core.graph import Feed, fold_all, trace
 from datafree.errors import DataFreeError
 from datafree.papers.layerwise import equalization, generated_inputs
 

@@ -17,7 +17,7 @@ from ..evidence.notebook_text import notebook_cells, notebooks, targets, targets
 
 @functools.cache
 def paper_names() -> dict[str, str]:
-    """How docstrings name the papers -> key: 'Channel-wise divergence (The Knowledge Within, eq. 1).'"""
+    """How docstrings name the papers, in brackets at the end of their first sentence -> key of the paper."""
     return {entry["cited_as"]: key for key, entry in claims.papers().items()}
 
 

@@ -70,14 +70,9 @@ def folder(tmp_path):
 @pytest.fixture
 def forget():
     """Drop remembered checksums, before and after."""
-
-    def clear():
-        files._checksums.cache_clear()
-        files._verify.cache_clear()
-
-    clear()
-    yield clear
-    clear()
+    files.forget_checksums()
+    yield files.forget_checksums
+    files.forget_checksums()
 
 
 @pytest.fixture
@@ -126,7 +121,7 @@ def with_statistics(net, side: int = 32, batch: int = 4, seed: int = 0):
 
 def interrupt_training(monkeypatch, config, out, after: int):
     """Run until step `after`, then stop as ^C does."""
-    step, done = training.Trainer._step, []
+    step, done = torch.optim.SGD.step, []
 
     def counting(self, *arguments):
         if len(done) == after:
@@ -135,7 +130,7 @@ def interrupt_training(monkeypatch, config, out, after: int):
         return step(self, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training.Trainer, "_step", counting)
+        patch.setattr(torch.optim.SGD, "step", counting)
         with pytest.raises(KeyboardInterrupt):
             training.train(config, out)
 
@@ -286,3 +281,27 @@ def others_metrics():
     from torchmetrics.functional import classification
 
     return classification
+
+
+class TwoConvolutions(nn.Module):
+    """conv, BatchNorm, relu, conv, BatchNorm: the derivation's setting. Without padding, so intercepts are exact."""
+
+    def __init__(self, channels=6, positive=False, seed=0, norm=True):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.conv1 = nn.Conv2d(3, channels, 3, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.relu = nn.ReLU()
+        self.conv2 = nn.Conv2d(channels, 4, 3, bias=False)
+        self.bn2 = nn.BatchNorm2d(4) if norm else nn.Identity()
+        for layer in (self.bn1, self.bn2) if norm else (self.bn1,):
+            layer.weight.data.uniform_(0.5, 1.5)
+            layer.bias.data.normal_()
+            layer.running_var.uniform_(0.5, 1.5)
+        if positive:  # every activation is above zero for images in [0, 1]
+            self.conv1.weight.data.abs_()
+            self.bn1.bias.data.uniform_(0.5, 1.0)
+        self.eval()
+
+    def forward(self, x):
+        return self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))

@@ -105,14 +105,13 @@ def test_a_diverged_run_is_one_sentence_and_no_file(config, tmp_path, rate, epoc
 
 def test_weights_that_end_as_nan_are_not_written(monkeypatch, config, tmp_path):
     """The last step of a run is followed by no loss that could tell."""
-    step = training.Trainer._step
+    step = torch.optim.SGD.step
 
-    def poisoned(self, index):
-        result = step(self, index)
-        self.model.conv.weight.data.fill_(float("nan"))
-        return result
+    def poisoned(self, *arguments):
+        step(self, *arguments)
+        self.param_groups[0]["params"][0].data.fill_(float("nan"))
 
-    monkeypatch.setattr(training.Trainer, "_step", poisoned)
+    monkeypatch.setattr(torch.optim.SGD, "step", poisoned)
     with pytest.raises(DataFreeError, match="diverged: the weights are NaN or infinite"):
         training.train(config(epochs=1, batch=16), tmp_path / "w.safetensors")
     assert files(tmp_path / "w.safetensors") == []
@@ -161,8 +160,9 @@ def test_weights_need_the_right_ending(config, tmp_path):
         training.train(config(), tmp_path / "w.json")
 
 
-def test_decay_is_for_matrices_only(tiny):
-    with_decay, without = training._groups(tiny(), 0.1)
+def test_decay_is_for_matrices_only(config, tmp_path):
+    trainer = training.Trainer(config(decay=0.1), tmp_path / "w.safetensors")
+    with_decay, without = trainer.optimizer.param_groups
     assert [p.ndim for p in with_decay["params"]] == [4, 2] and with_decay["weight_decay"] == 0.1
     assert {p.ndim for p in without["params"]} == {1} and without["weight_decay"] == 0
 

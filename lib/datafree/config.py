@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from .errors import DataFreeError
 
@@ -86,11 +86,6 @@ def validate(cls: type[Strict], values: dict[str, Any], what: str | None = None)
         return cls(**values)
     except ValidationError as error:
         raise DataFreeError(explain(error, what or cls.__name__, cls)) from None
-
-
-def schema(name: str, **fields: Any) -> type[Strict]:
-    """A strict model made on the spot, for the parameters cell of a notebook: `seed=(int, Field(ge=0))`."""
-    return create_model(name, __base__=Strict, **fields)
 
 
 # Parameters as people type them ---------------------------------------------------------------------------------------

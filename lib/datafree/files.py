@@ -90,6 +90,12 @@ def verified(path: Path) -> Path:
     return path
 
 
+def forget_checksums() -> None:
+    """Read the list and the files again when they are used next."""
+    _checksums.cache_clear()
+    _verify.cache_clear()
+
+
 def _is_sealed(path: Path) -> bool:
     return path.name not in ("SHA256SUMS", "README.md") and path.suffix != ".resume" and not path.name.startswith(".")
 
@@ -98,8 +104,7 @@ def seal() -> Path:
     """Write data_stubs/SHA256SUMS anew, over every file there but the README, the list and a training's progress."""
     files = sorted(p for p in STUBS.rglob("*") if p.is_file() and _is_sealed(p))
     lines = [f"{hashlib.sha256(p.read_bytes()).hexdigest()}  {p.relative_to(STUBS).as_posix()}\n" for p in files]
-    _checksums.cache_clear()
-    _verify.cache_clear()
+    forget_checksums()
     return write_atomically(STUBS / "SHA256SUMS", lambda temporary: temporary.write_text("".join(lines)))
 
 

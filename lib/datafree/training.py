@@ -140,7 +140,7 @@ class Trainer:
             "seconds": time.perf_counter() - start,
         }
 
-    def _draw(self, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def draw(self, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Augmented images and their labels; labels of pixels move with the pixels."""
         x, y = self.train_set.pixels[index], self.train_set.labels[index].long()
         if self.pixelwise:
@@ -151,7 +151,7 @@ class Trainer:
         return x.float().div_(255).contiguous(memory_format=torch.channels_last), y
 
     def _step(self, index: torch.Tensor) -> tuple[float, int]:
-        x, y = self._draw(index)
+        x, y = self.draw(index)
         with autocast(self.config.bf16 and bf16_pays()):
             logits = self.model(x)
         loss = F.cross_entropy(logits.float(), y, ignore_index=-1)

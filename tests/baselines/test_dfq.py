@@ -2,12 +2,13 @@
 
 import pytest
 import torch
-from conftest import network_named, seeded, uneven_network, with_statistics
+from conftest import SmallNet, network_named, seeded, uneven_network, with_statistics
 from torch import nn
 
 from datafree.baselines import dfq
+from datafree.core import quantized
 from datafree.core.batchnorm import Moments
-from datafree.core.graph import Feed, trace
+from datafree.core.graph import Feed, fold_all, trace
 from datafree.errors import DataFreeError
 from datafree.papers.layerwise import equalization, generated_inputs
 
@@ -91,3 +92,48 @@ def test_products_have_no_moments():
     assert not dfq.has_moments(product) and dfq.has_moments(leaf)
     with pytest.raises(DataFreeError, match="do not follow"):
         dfq.gaussian(product, {}, 2)
+
+
+@pytest.fixture(scope="module")
+def net():
+    torch.manual_seed(0)
+    return with_statistics(SmallNet(), side=8, batch=16)
+
+
+class TestRangesFromMoments:
+    def fused(self, net):
+        wiring = trace(net)
+        return fold_all(net, wiring), wiring, generated_inputs.stored_moments(net, wiring)
+
+    def test_ranges_are_those_of_six_deviations(self, net):
+        ready, wiring, moments = self.fused(net)
+        student = quantized.prepare(ready, 8, 8)
+        dfq.set_ranges(student, wiring, moments)
+        for part in wiring.layers:
+            low, high = dfq.six_sigma_range(wiring.feeding(part.name), moments, part.inputs)
+            layer = student.get_submodule(part.name)
+            assert layer.low == low.amin() and layer.high == high.amax()
+
+    def test_corrected_biases_give_the_expected_mean_back(self, net):
+        ready, wiring, moments = self.fused(net)
+        student = quantized.prepare(ready, 3, 16)
+        plain = quantized.prepare(ready, 3, 16)
+        dfq.set_ranges(student, wiring, moments)
+        name = wiring.layers[1].name
+        layer, whole = student.get_submodule(name), ready.get_submodule(name)
+        mean = dfq.gaussian(wiring.feeding(name), moments, wiring.layers[1].inputs)[0]
+
+        def expected(weight, bias):
+            return (weight.flatten(2).sum(2) @ mean) + bias
+
+        wanted = expected(whole.weight, whole.bias)
+        dfq.correct_biases(student, ready, wiring, moments)
+        before = expected(plain.get_submodule(name).quantized_weight(), whole.bias)
+        after = expected(layer.quantized_weight(), layer.inner.bias)
+        torch.testing.assert_close(after, wanted, rtol=1e-4, atol=1e-4)
+        assert (before - wanted).abs().max() > 1e-3
+
+    def test_a_float_network_is_refused(self, net):
+        ready, wiring, moments = self.fused(net)
+        with pytest.raises(DataFreeError, match="is not quantised"):
+            dfq.set_ranges(ready, wiring, moments)

@@ -83,6 +83,12 @@ def test_what_only_draws_changes_no_images(root):
     assert planned(root) == {"notebook": len(parameters.NOTEBOOKS), "ledger": 1, "html": 1}
 
 
+@pytest.mark.parametrize("name", ["book/ledger.md.j2", "book/locks.py", "evidence/ledger.py"])
+def test_what_only_assembles_the_book_runs_no_notebook(root, name):
+    touch(root / "lib" / "datafree" / name, NEW)
+    assert planned(root) == {"ledger": 1, "html": 1}
+
+
 def test_prose_is_only_rendered(root):
     touch(root / "book" / "index.md", NEW)
     assert planned(root) == {"html": 1}

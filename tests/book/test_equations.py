@@ -155,7 +155,7 @@ def test_library_equations_are_indexed():
     divergence = found["datafree.core.batchnorm.bns_divergence"]
     assert (divergence.paper, divergence.place, divergence.label) == ("knowledge_within", "eq. 1", "kw-bns")
     order = [e.paper for e in equations.equations()]
-    assert order == sorted(order, key=list(equations.PAPER_NAMES.values()).index)
+    assert order == sorted(order, key=list(equations.paper_names().values()).index)
 
 
 def test_every_citation_of_an_equation_is_understood():
@@ -173,4 +173,4 @@ def test_every_citation_of_an_equation_is_understood():
 
 
 def test_the_papers_of_the_claims_are_those_of_the_index():
-    assert set(claims.papers()) == set(equations.PAPER_NAMES.values())
+    assert set(claims.papers()) == set(equations.paper_names().values())

@@ -168,7 +168,7 @@ def test_labels_move_with_their_pixels(config, tmp_path):
     images.labels[:, 0] = -1
     images.pixels[:, :, 0] = 255
     trainer.train_set = images
-    x, y = trainer._draw(torch.arange(16))
+    x, y = trainer.draw(torch.arange(16))
     seen = (x[:, 0] * 255).round().long()
     assert torch.equal(torch.where(seen == 255, -1, seen), y) and (y == -1).any() and not torch.equal(y, images.labels)
 

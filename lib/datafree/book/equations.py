@@ -11,20 +11,22 @@ from pathlib import Path
 
 from .. import files
 from ..errors import DataFreeError
+from ..evidence import claims
 from ..evidence.notebook_text import notebook_cells, notebooks, targets, targets_in
 
-PAPER_NAMES = {
-    "The Knowledge Within": "knowledge_within",
-    "Layer-Wise Data-Free CNN Compression": "layerwise",
-    "UDFC": "udfc",
-    "FRanDI": "frandi",
-}
-"""How docstrings name the papers: 'Channel-wise divergence (The Knowledge Within, eq. 1).'"""
 
-_CITATION = re.compile(
-    rf"\((?P<paper>{'|'.join(map(re.escape, PAPER_NAMES))}), "
-    r"(?P<place>(?:eqs?\.|sections?|appendix|algorithm|figures?|fig\.|tables?) [^()]+)\)\.?$"
-)
+@functools.cache
+def paper_names() -> dict[str, str]:
+    """How docstrings name the papers, in brackets at the end of their first sentence -> key of the paper."""
+    return {entry["cited_as"]: key for key, entry in claims.papers().items()}
+
+
+@functools.cache
+def _citation() -> re.Pattern:
+    return re.compile(
+        rf"\((?P<paper>{'|'.join(map(re.escape, paper_names()))}), "
+        r"(?P<place>(?:eqs?\.|sections?|appendix|algorithm|figures?|fig\.|tables?) [^()]+)\)\.?$"
+    )
 
 
 @dataclass(frozen=True)
@@ -72,11 +74,11 @@ def cited(path: Path, module: str) -> list[Equation]:
     for name, node in definitions(parse(path)):
         text = ast.get_docstring(node) or ""
         first = " ".join(text.partition("\n\n")[0].split())
-        citation = _CITATION.search(first)
+        citation = _citation().search(first)
         if citation:
             label = re.search(r"\{(?:ref|eq)\}`([\w-]+)`", text)
             what = first[: citation.start()].strip()
-            key = PAPER_NAMES[citation["paper"]]
+            key = paper_names()[citation["paper"]]
             found.append(Equation(key, citation["place"], f"{module}.{name}", what, label[1] if label else ""))
     return found
 
@@ -207,7 +209,7 @@ def _order(equation: Equation) -> tuple:
     number = re.search(r"\d+", equation.place)
     kind = not equation.place.startswith("eq")
     return (
-        list(PAPER_NAMES.values()).index(equation.paper),
+        list(paper_names().values()).index(equation.paper),
         kind,
         int(number[0]) if number else 0,
         equation.place,

@@ -64,7 +64,7 @@ def ledger_page(rows: list[dict[str, Any]], ours: list[dict[str, Any]]) -> str:
 
 def equations_page(found: list[Equation]) -> str:
     """The index of equations as a page: equation, function, tests, notebook cells."""
-    papers = {paper: [e for e in found if e.paper == paper] for paper in equations.PAPER_NAMES.values()}
+    papers = {paper: [e for e in found if e.paper == paper] for paper in equations.paper_names().values()}
     return page("equations", papers={_title(paper): mine for paper, mine in papers.items() if mine})
 
 

@@ -9,20 +9,16 @@ from hypothesis import strategies as st
 from torch import nn
 
 import datafree
-from datafree import FRanDI, FRanDIQuantization
-from datafree.baselines import dfq
+from datafree import FRanDI
 from datafree.config import validate
-from datafree.core import pruning, quantized
+from datafree.core import pruning
 from datafree.core.distillation import Batches, train_student
 from datafree.core.flops import count_macs, count_parameters
-from datafree.core.graph import fold_all, trace
-from datafree.core.metrics import outputs
 from datafree.core.optimization import FitConfig
 from datafree.data.images import generated
 from datafree.errors import DataFreeError
 from datafree.networks.weights import state_hash
-from datafree.papers.frandi import magnitude, quantization, regression, selection, synthesis
-from datafree.papers.layerwise import generated_inputs
+from datafree.papers.frandi import magnitude, regression, selection
 
 SHAPE = (3, 8, 8)
 
@@ -169,108 +165,3 @@ class TestRecovery:
             validate(FRanDI, {"compressor": "magnitude"})
         with pytest.raises(DataFreeError, match="compressor"):
             validate(FRanDI, {"compressor": "quantize"})
-
-
-def bits(**settings):
-    made = synthesis.Synthesis(steps=2, images=4, precision="float32")
-    taught = regression.Recovery(steps=3, rate=0.003, precision="float32")
-    return FRanDIQuantization(**(dict(synthesis=made, recovery=taught) | settings))
-
-
-class TestQuantization:
-    def test_many_bits_change_nothing(self, net, pool):
-        student = quantization.rounded(
-            net, bits(weight_bits=16, act_bits=16, calibrated=False, ranges="extremes"), pool
-        )
-        wanted = outputs(net, pool)
-        torch.testing.assert_close(outputs(student, pool), wanted, rtol=2e-3, atol=2e-3)
-
-    @pytest.mark.parametrize("edge_bits", [None, 8])
-    @pytest.mark.parametrize("per_channel", [True, False])
-    def test_weights_lie_on_the_grid(self, net, pool, edge_bits, per_channel):
-        student = quantization.rounded(net, bits(weight_bits=3, edge_bits=edge_bits, per_channel=per_channel), pool)
-        layers = [layer for _, layer in quantized.quantized_layers(student)]
-        rows = [w if per_channel else w.flatten()[None] for w in (m.quantized_weight().detach() for m in layers)]
-        most = [max(len(row.unique()) for row in w) for w in rows]
-        assert all(m <= 2**3 for m in most[1:-1])
-        assert (max(most[0], most[-1]) > 2**3) == (edge_bits == 8)
-
-    def test_gradients_pass_every_rounding(self, net, pool):
-        student = quantization.rounded(net, bits(weight_bits=3, act_bits=3), pool)
-        layers = quantized.quantized_layers(student)
-        regression.discrepancy(student(pool.floats()), net(pool.floats()).detach()).backward()
-        assert all(layer.inner.weight.grad.abs().sum() > 0 for _, layer in layers)
-
-    def test_recovery_lowers_what_it_minimises_and_keeps_the_ranges(self, net, pool):
-        student = quantization.rounded(net, bits(weight_bits=3, act_bits=3), pool)
-        layers = [name for name, _ in quantized.quantized_layers(student)]
-        ends = [(m.low.clone(), m.high.clone()) for _, m in quantized.quantized_layers(student)]
-        history = regression.Regression(
-            student, net, layers, pool, regression.Recovery(steps=25, rate=0.003, precision="float32")
-        ).run()
-        assert min(history[-3:]) < history[0]
-        assert all(
-            m.low == low and m.high == high for (_, m), (low, high) in zip(quantized.quantized_layers(student), ends)
-        )
-
-    def test_the_rules_order_the_ranges(self, net, pool):
-        wide, narrow = (quantization.rounded(net, bits(act_bits=3, ranges=rule), pool) for rule in ("extremes", "mse"))
-        pairs = zip(quantized.quantized_layers(wide), quantized.quantized_layers(narrow))
-        assert all(a.high >= b.high and a.low <= b.low for (_, a), (_, b) in pairs)
-
-    def test_the_verb_quantises(self, net):
-        before = state_hash(net)
-        result = datafree.compress(net, bits(), shape=SHAPE)
-        assert result.report["images"] == "FRanDI" and "regression_loss" in result.report
-        assert result.report["bytes"] < result.report["bytes_float"] and state_hash(net) == before
-
-    def test_given_images_need_no_synthesis(self, net, pool, monkeypatch):
-        monkeypatch.setattr(quantization, "synthesize", None)
-        result = datafree.compress(net, bits(recovery=None), pool, SHAPE)
-        assert result.report["images"] == "given" and "regression_loss" not in result.report
-
-    @pytest.mark.parametrize(
-        "settings", [{"weight_bits": 1}, {"act_bits": 17}, {"ranges": "guess"}, {"budget": "flops"}]
-    )
-    def test_settings_out_of_range_are_refused(self, settings):
-        with pytest.raises(DataFreeError, match="FRanDIQuantization"):
-            validate(FRanDIQuantization, settings)
-
-
-class TestRangesFromMoments:
-    def fused(self, net):
-        wiring = trace(net)
-        return fold_all(net, wiring), wiring, generated_inputs.stored_moments(net, wiring)
-
-    def test_ranges_are_those_of_six_deviations(self, net):
-        ready, wiring, moments = self.fused(net)
-        student = quantized.prepare(ready, 8, 8)
-        dfq.set_ranges(student, wiring, moments)
-        for part in wiring.layers:
-            low, high = dfq.six_sigma_range(wiring.feeding(part.name), moments, part.inputs)
-            layer = student.get_submodule(part.name)
-            assert layer.low == low.amin() and layer.high == high.amax()
-
-    def test_corrected_biases_give_the_expected_mean_back(self, net):
-        ready, wiring, moments = self.fused(net)
-        student = quantized.prepare(ready, 3, 16)
-        plain = quantized.prepare(ready, 3, 16)
-        dfq.set_ranges(student, wiring, moments)
-        name = wiring.layers[1].name
-        layer, whole = student.get_submodule(name), ready.get_submodule(name)
-        mean = dfq.gaussian(wiring.feeding(name), moments, wiring.layers[1].inputs)[0]
-
-        def expected(weight, bias):
-            return (weight.flatten(2).sum(2) @ mean) + bias
-
-        wanted = expected(whole.weight, whole.bias)
-        dfq.correct_biases(student, ready, wiring, moments)
-        before = expected(plain.get_submodule(name).quantized_weight(), whole.bias)
-        after = expected(layer.quantized_weight(), layer.inner.bias)
-        torch.testing.assert_close(after, wanted, rtol=1e-4, atol=1e-4)
-        assert (before - wanted).abs().max() > 1e-3
-
-    def test_a_float_network_is_refused(self, net):
-        ready, wiring, moments = self.fused(net)
-        with pytest.raises(DataFreeError, match="is not quantised"):
-            dfq.set_ranges(ready, wiring, moments)

@@ -164,3 +164,26 @@ def test_scores_must_be_numbers(bad):
     for pair in ((bad, torch.ones(2)), (torch.ones(2), bad)):
         with pytest.raises(DataFreeError, match="finite numbers, at least one a set"):
             correspondence.roc_area(*pair)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 20), st.integers(2, 12), st.integers(0, 1000))
+def test_a_mean_prediction_is_a_distribution(count, classes, seed):
+    logits = 3 * torch.randn(count, classes, generator=torch.Generator().manual_seed(seed))
+    for hard in (False, True):
+        share = correspondence.mean_prediction(logits, hard)
+        assert share.shape == (classes,) and share.min() >= 0 and share.sum().item() == pytest.approx(1, abs=1e-5)
+        assert 1 - 1e-4 <= correspondence.effective_classes(share) <= classes + 1e-3
+    counted = torch.bincount(logits.argmax(1), minlength=classes) / count
+    torch.testing.assert_close(correspondence.mean_prediction(logits, hard=True), counted)
+
+
+def test_sure_predictions_are_soft_and_hard_alike_and_entropy_counts_classes():
+    logits = 1e4 * torch.eye(4)[[0, 0, 1, 2]]
+    torch.testing.assert_close(
+        correspondence.mean_prediction(logits), correspondence.mean_prediction(logits, hard=True)
+    )
+    torch.testing.assert_close(correspondence.mean_prediction(logits), torch.tensor((0.5, 0.25, 0.25, 0.0)))
+    assert correspondence.effective_classes(torch.full((10,), 0.1)) == pytest.approx(10, rel=1e-5)
+    assert correspondence.effective_classes(torch.tensor((1.0, 0.0))) == pytest.approx(1)
+    assert correspondence.mean_prediction(torch.zeros(3, 5)).tolist() == pytest.approx([0.2] * 5)

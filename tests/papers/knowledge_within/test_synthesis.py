@@ -8,15 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-import datafree
 from datafree.config import validate
-from datafree.core import batchnorm, quantized
+from datafree.core import batchnorm
 from datafree.data.images import generated
-from datafree.data.sources import load_images
 from datafree.errors import DataFreeError
 from datafree.networks.blocks import Normalize
-from datafree.networks.weights import load_network, state_hash
-from datafree.papers.knowledge_within import calibration, correspondence, distillation, synthesis
+from datafree.networks.weights import state_hash
+from datafree.papers.knowledge_within import synthesis
 
 SCHEMES = list(synthesis.SCHEMES)
 
@@ -224,51 +222,6 @@ def test_corrupt_image_set_is_named(net, tmp_path):
         synthesis.image_set(net, config(), 8, path, size=16)
 
 
-def test_calibration_finds_the_ranges_of_its_pool(net):
-    pool = generated(torch.rand(40, 3, 16, 16), "pool")
-    student = quantized.prepare(net, 8, 8)
-    calibration.calibrate(student, pool, calibration.KnowledgeWithin(steps=3, batch=32, chunk=32, augment=False))
-    first = quantized.quantized_layers(student)[0][1]
-    low, high = (pool.pixels - net[0].mean).div(net[0].std).aminmax()
-    assert len(list(calibration.draws(pool, calibration.KnowledgeWithin(steps=3, batch=32)))) == 3
-    assert low * 1.05 <= first.low <= low * 0.8 and high * 0.8 <= first.high <= high * 1.05
-
-
-def test_compress_end_to_end(net):
-    before = state_hash(net)
-    settings_ = datafree.KnowledgeWithin(
-        images=8, steps=2, batch=16, synthesis_steps=2, copies=1, weight_bits=8, act_bits=8
-    )
-    result = datafree.compress(net, settings_, shape=(3, 32, 32))
-    assert state_hash(net) == before
-    assert result.report["images"] == "BNS" and result.report["bytes"] < 0.5 * result.report["bytes_float"]
-    x = torch.rand(2, 3, 32, 32)
-    assert (result.model(x) - net(x)).abs().max() < 0.2 * net(x).abs().max()
-
-
-@settings(max_examples=50, deadline=None)
-@given(st.integers(1, 20), st.integers(2, 12), st.integers(0, 1000))
-def test_a_mean_prediction_is_a_distribution(count, classes, seed):
-    logits = 3 * torch.randn(count, classes, generator=torch.Generator().manual_seed(seed))
-    for hard in (False, True):
-        share = correspondence.mean_prediction(logits, hard)
-        assert share.shape == (classes,) and share.min() >= 0 and share.sum().item() == pytest.approx(1, abs=1e-5)
-        assert 1 - 1e-4 <= correspondence.effective_classes(share) <= classes + 1e-3
-    counted = torch.bincount(logits.argmax(1), minlength=classes) / count
-    torch.testing.assert_close(correspondence.mean_prediction(logits, hard=True), counted)
-
-
-def test_sure_predictions_are_soft_and_hard_alike_and_entropy_counts_classes():
-    logits = 1e4 * torch.eye(4)[[0, 0, 1, 2]]
-    torch.testing.assert_close(
-        correspondence.mean_prediction(logits), correspondence.mean_prediction(logits, hard=True)
-    )
-    torch.testing.assert_close(correspondence.mean_prediction(logits), torch.tensor((0.5, 0.25, 0.25, 0.0)))
-    assert correspondence.effective_classes(torch.full((10,), 0.1)) == pytest.approx(10, rel=1e-5)
-    assert correspondence.effective_classes(torch.tensor((1.0, 0.0))) == pytest.approx(1)
-    assert correspondence.mean_prediction(torch.zeros(3, 5)).tolist() == pytest.approx([0.2] * 5)
-
-
 def test_snapshots_are_stages_of_one_run(net):
     config = synthesis.SynthesisConfig(batch=4, steps=4, copies=1, precision="float32")
     kept = synthesis.snapshots(net, config, [1, 4])
@@ -298,30 +251,6 @@ def test_summing_over_channels_weighs_layers_by_their_width():
     assert torch.allclose(
         synthesis.DIVERGENCES["kl_sum"](*equal).mean(), 8 * synthesis.DIVERGENCES["kl"](*equal).mean()
     )
-
-
-def test_compress_distils_where_it_is_asked_to():
-    net = load_network("resnet20")
-
-    pool = load_images("cifar10-stub", "train").per_class(2)
-    schedule = distillation.DistillConfig(steps=2, batch=4, rate=1e-4, optimizer="adam")
-    config = calibration.KnowledgeWithin(weight_bits=2, steps=1, batch=16, distillation=schedule)
-    taught, plain = (
-        datafree.compress(net, c, pool) for c in (config, config.model_copy(update={"distillation": None}))
-    )
-    assert taught.report["distillation_loss"] > 0 and "distillation_loss" not in plain.report
-    assert not torch.equal(taught.model.conv1.inner.weight, plain.model.conv1.inner.weight)
-    assert torch.equal(plain.model.conv1.inner.weight, net.conv1.weight)
-
-
-def test_ranges_measured_in_bf16_are_those_of_float_to_a_percent():
-    net, pool = load_network("resnet20"), load_images("cifar10-stub", "train").per_class(5)
-    ranges = []
-    for precision in ("float32", "bf16"):
-        student = quantized.prepare(net, 4, 4)
-        calibration.calibrate(student, pool, calibration.KnowledgeWithin(steps=1, batch=32, precision=precision))
-        ranges.append(torch.stack([layer.high - layer.low for _, layer in quantized.quantized_layers(student)]))
-    assert torch.allclose(*ranges, rtol=0.02) and not torch.equal(*ranges)
 
 
 def test_targets_are_drawn_from_all_outputs_of_the_network(net):

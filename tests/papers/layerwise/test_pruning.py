@@ -112,7 +112,7 @@ def test_decay_of_the_weights_is_an_option(decay_weights):
     plan = config(decay=10.0, decay_weights=decay_weights, inputs="expected", sparsity=0.1)
     teacher, student, losses, _ = parts(plan, start=-20.0)
     layerwise_pruning.train(student, losses, plan)
-    norm = [layerwise_pruning._inner(net, "0").inner.weight.norm() if net is student else layerwise_pruning._inner(net, "0").weight.norm() for net in (teacher, student)]  # fmt: skip
+    norm = [layerwise_pruning.inner_layer(net, "0").inner.weight.norm() if net is student else layerwise_pruning.inner_layer(net, "0").weight.norm() for net in (teacher, student)]  # fmt: skip
     assert (norm[1] < 0.97 * norm[0]) == decay_weights
 
 
@@ -129,7 +129,7 @@ def test_expected_loss_is_the_mean_of_the_drawn_one(act):
     for name, draw in drawn.items():
         x = generated_inputs.layer_input(wires, name, moments, (4000, 3, 3), draw.generator, activation=plan.activation)
         got, wanted = draw.student(x), draw.teacher(x)
-        if got.ndim == 4 and layerwise_pruning._inner(teacher, name).padding == (1, 1):
+        if got.ndim == 4 and layerwise_pruning.inner_layer(teacher, name).padding == (1, 1):
             got, wanted = got[..., 1:2, 1:2], wanted[..., 1:2, 1:2]
         torch.testing.assert_close(layerwise_pruning.layer_loss(got, wanted), exact[name](), rtol=0.1, atol=1e-4)
 
@@ -170,7 +170,7 @@ def test_teacher_biases_and_model_are_not_altered(inputs):
         assert all(torch.equal(state[key], now[key]) for key in state)
     for name in losses:
         assert torch.equal(
-            layerwise_pruning._inner(student, name).inner.bias, layerwise_pruning._inner(teacher, name).bias
+            layerwise_pruning.inner_layer(student, name).inner.bias, layerwise_pruning.inner_layer(teacher, name).bias
         )
 
 

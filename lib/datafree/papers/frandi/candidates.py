@@ -32,7 +32,7 @@ class Candidates(fx.Interpreter):
     Rows are run in sorted order, and each starts at the first layer whose rank differs from the row before.
 
     Args:
-        calibrated: BatchNorm uses the statistics of the images, as after `bn.recalibrate` on all of them at once. Else
+        calibrated: BatchNorm uses the statistics of the images, as after `batchnorm.recalibrate` on all of them at once. Else
             it is folded into the convolutions, where it can be.
         bf16: multiply in bfloat16.
     """

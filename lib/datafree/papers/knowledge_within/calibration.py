@@ -26,7 +26,7 @@ class KnowledgeWithin(Strict):
     edge_bits: int | None = Field(None, ge=2, le=16, description="width of first and last layer; None: as the others")
     per_channel: bool = Field(True, description="weight ranges per output channel (section 4.2)")
     scheme: Scheme = Field("bns", description="generator of the calibration images, where none are given")
-    images: int = Field(500, ge=1, description="size of the pool; 50 per class on CIFAR-10 (section 4.2)")
+    images: int = Field(500, ge=1, description="size of the set; 50 per class on CIFAR-10 (section 4.2)")
     steps: int = Field(200, ge=1, description="calibration steps (section 4.2)")
     batch: int = Field(256, ge=1, description="images drawn with replacement a step (section 4.2)")
     chunk: int = Field(16, ge=1, description="samples over which extremes are taken (section 4.2)")
@@ -38,22 +38,22 @@ class KnowledgeWithin(Strict):
     seed: int = Field(0, ge=0)
 
 
-def calibrate(student: nn.Module, pool: ImageSet, config: KnowledgeWithin) -> nn.Module:
-    """Measure every input range of `student` on augmented draws from `pool` (The Knowledge Within, section 4.2).
+def calibrate(student: nn.Module, images: ImageSet, config: KnowledgeWithin) -> nn.Module:
+    """Measure every input range of `student` on augmented draws from `images` (The Knowledge Within, section 4.2).
 
     Nothing is rounded in these passes, so the ranges serve every bit width: see `quantized.set_bits`.
     """
     observer = partial(observers.ChunkAverageObserver, chunk=config.chunk)
     with autocast(uses_bf16(config.precision)):
-        return quantized.calibrate(student, draws(pool, config), observer)
+        return quantized.calibrate(student, draws(images, config), observer)
 
 
-def draws(pool: ImageSet, config: KnowledgeWithin) -> Iterator[torch.Tensor]:
+def draws(images: ImageSet, config: KnowledgeWithin) -> Iterator[torch.Tensor]:
     """The batches of section 4.2: images drawn with replacement, each batch augmented anew."""
     generator = torch.Generator().manual_seed(config.seed)
     for _ in range(config.steps):
-        index = torch.randint(0, len(pool), (config.batch,), generator=generator)
-        x = pool[index].floats()
+        index = torch.randint(0, len(images), (config.batch,), generator=generator)
+        x = images[index].floats()
         if config.augment:
             x = random_crop_and_mirror(x, generator).contiguous(memory_format=torch.channels_last)
         yield x

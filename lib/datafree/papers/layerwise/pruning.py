@@ -181,7 +181,7 @@ def _replace(model: nn.Module, name: str, make: Callable[[nn.Module], nn.Module]
     put_module(model, name, make(model.get_submodule(name)))
 
 
-def _inner(model: nn.Module, name: str) -> nn.Module:
+def inner_layer(model: nn.Module, name: str) -> nn.Module:
     module = model.get_submodule(name)
     return module.inner if isinstance(module, equalization.BufferedLayer) else module
 
@@ -204,7 +204,7 @@ def without_thresholds(student: nn.Module, graph: Graph) -> nn.Module:
 
 def weights_of(model: nn.Module, graph: Graph) -> dict[str, torch.Tensor]:
     """Layer -> its weight (W_s where it has a threshold), detached."""
-    return {layer.name: _inner(model, layer.name).weight.detach() for layer in graph.layers}
+    return {layer.name: inner_layer(model, layer.name).weight.detach() for layer in graph.layers}
 
 
 def start_for(weights: dict[str, torch.Tensor], sparsity: float) -> float:
@@ -247,7 +247,7 @@ class _Expected:
     """The same in the mean over all inputs; buffers weigh the values that go in and those that come out."""
 
     def __init__(self, teacher: nn.Module, student: nn.Module, graph: Graph, name: str, moments: NamedMoments, config):
-        self.student, self.weight = _inner(student, name), _inner(teacher, name).weight.detach()
+        self.student, self.weight = inner_layer(student, name), inner_layer(teacher, name).weight.detach()
         groups, rows, columns = equalization.blocks(teacher.get_submodule(name)).shape[:3]
         # taps: places of a kernel; entry and leave: what the layer's buffers multiply inputs and outputs with
         taps = self.weight[0, 0].numel() if self.weight.ndim > 2 else 1
@@ -318,7 +318,7 @@ def train(
     Returns:
         layer -> the loss of every step.
     """
-    layers = {name: _inner(student, name) for name in losses}
+    layers = {name: inner_layer(student, name) for name in losses}
     chosen = nn.ModuleList(layers.values())
     history: dict[str, list[float]] = {name: [] for name in losses}
     coupled = config.decay if config.decay_form == "coupled" else 0.0
@@ -378,7 +378,7 @@ def compress(model: nn.Module, config: LayerWisePruning) -> Result:
         "start": start,
         "sparsity": pruning.sparsity(weights.values()),
         "layers": {name: pruning.sparsity([w]) for name, w in weights.items()},
-        "thresholds": {name: _inner(student, name).s.item() for name in weights},
+        "thresholds": {name: inner_layer(student, name).s.item() for name in weights},
         "losses": {name: (values[0], values[-1]) for name, values in history.items()},
         "method_seconds": time.perf_counter() - clock,
         "not_handled": graph.problems(),

@@ -83,10 +83,10 @@ class Compression:
     `arrive` is called for every layer in the order they run, with its input where there are images.
     """
 
-    def __init__(self, model: nn.Module, config: UDFC, pool: Images = None, graph: Graph | None = None):
+    def __init__(self, model: nn.Module, config: UDFC, images: Images = None, graph: Graph | None = None):
         self.config, self.graph = config, graph or trace(model)
         self.pairs = [pair for pair in pruning.prunable(self.graph) if pair.acts]
-        self._preflight(pool)
+        self._preflight(images)
         self.net = copy.deepcopy(model).eval()
         self.first = {pair.first: pair for pair in self.pairs}
         self.last = {pair.last: pair for pair in self.pairs}
@@ -96,19 +96,19 @@ class Compression:
         self.keep = pruning.choose(ranked, config.prune_ratio, config.scope)
         self.kept_norm = {self.graph.layer(n).norm: p.first for p in self.pairs for n in (p.first, *p.middle)}
         self.damages: dict[str, Damage] = {}
-        self.seen = moment_matching.observe(model, list(self.last), pool) if isinstance(pool, ImageSet) else pool
+        self.seen = moment_matching.observe(model, list(self.last), images) if isinstance(images, ImageSet) else images
         # moments before any damage, for BatchNorm to be told what has changed
         self.reference = self.seen.norms if self.seen and config.rescale else {}
 
-    def _preflight(self, pool: Images) -> None:
+    def _preflight(self, images: Images) -> None:
         if not self.pairs:
             raise DataFreeError(f"{self.graph.network} has no two layers with only an activation between them.")
-        if (self.config.repair == "images") != (pool is not None):
+        if (self.config.repair == "images") != (images is not None):
             raise DataFreeError(
                 "repair='images' and images= belong together: give both, for instance with BNS images of "
                 "datafree.papers.knowledge_within.synthesis.image_set, or neither."
             )
-        if isinstance(pool, moment_matching.Observed) and {pair.last for pair in self.pairs} - set(pool.inputs):
+        if isinstance(images, moment_matching.Observed) and {pair.last for pair in self.pairs} - set(images.inputs):
             raise DataFreeError("the images were observed in another network; call udfc.observe with this one.")
         for pair in self.pairs:
             if self.config.repair in ("bias", "gaussian"):
@@ -261,9 +261,9 @@ class OnePass(fx.Interpreter):
         return super().call_module(target, args, kwargs)
 
 
-def observe(model: nn.Module, pool: ImageSet) -> moment_matching.Observed:
+def observe(model: nn.Module, images: ImageSet) -> moment_matching.Observed:
     """What `model` makes of images, to be given in their place when it is compressed several times."""
-    return moment_matching.observe(model, [pair.last for pair in pruning.prunable(trace(model))], pool)
+    return moment_matching.observe(model, [pair.last for pair in pruning.prunable(trace(model))], images)
 
 
 def thinner(model: nn.Module, state: dict[str, torch.Tensor]) -> nn.Module:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from . import cli_build, cli_compress, cli_ledger, cli_methods
+from . import cli_build, cli_compress, cli_inputs, cli_ledger, cli_methods
 from .config import validate
 from .errors import DataFreeError
 
@@ -24,7 +24,9 @@ def datafree():
 def train(
     model: str,
     out: Annotated[Path, typer.Option(help="the .safetensors file to write; its record goes beside it")],
-    data: Annotated[str, typer.Option(help="data set name or folder:PATH")] = "cifar10",
+    data: Annotated[
+        str, typer.Option(help="cifar10-stub, a name of `datafree inputs`, one of torchvision's sets, or folder:PATH")
+    ] = "cifar10",
     root: Annotated[str | None, typer.Option(help="where torchvision's data sets lie")] = None,
     mean: Annotated[str, typer.Option(help="three numbers: the input normalisation; default: CIFAR-10's")] = "",
     std: Annotated[str, typer.Option(help="three numbers: the input normalisation; default: CIFAR-10's")] = "",
@@ -64,7 +66,7 @@ def train(
     typer.echo(f"{model}: {score} on {record['test_images']} test images -> {out}")
 
 
-for part in (cli_methods, cli_compress, cli_build, cli_ledger):
+for part in (cli_methods, cli_compress, cli_build, cli_inputs, cli_ledger):
     part.attach(app)
 
 

@@ -10,10 +10,14 @@ import typer
 from .errors import DataFreeError
 
 Model = Annotated[str, typer.Argument(help="name of the network, for instance resnet20")]
-Weights = Annotated[Path | None, typer.Option(help="state dict; default: the embedded weights")]
+Weights = Annotated[
+    Path | None, typer.Option(help="a name of `datafree inputs`, or a state dict; default: the embedded weights")
+]
 Mean = Annotated[str, typer.Option(help="three numbers: the input normalisation of --weights")]
 Std = Annotated[str, typer.Option(help="three numbers: the input normalisation of --weights")]
-Data = Annotated[str, typer.Option(help="cifar10-stub, a torchvision data set, or folder:PATH")]
+Data = Annotated[
+    str, typer.Option(help="cifar10-stub, a name of `datafree inputs`, one of torchvision's sets, or folder:PATH")
+]
 Root = Annotated[Path | None, typer.Option(help="where torchvision's data sets lie")]
 
 

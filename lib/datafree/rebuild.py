@@ -14,7 +14,7 @@ from .config import Strict, validate
 from .core import quantized
 from .core.graph import fold_all, trace
 from .errors import DataFreeError
-from .networks.weights import classes_of, load_state, read_state
+from .networks.weights import load_state, read_state, structure_of
 from .networks.zoo import build_network
 from .papers.frandi import compression as frandi
 from .papers.frandi import quantization as frandi_quantization
@@ -125,7 +125,7 @@ def compressed(name: str, weights: Path | None, path: Path) -> nn.Module:
     config = validate(method.config, report["config"], f"'{path}'")
     state = read_state(weights)
     try:
-        student = method.structure(build_network(name, **classes_of(state)), config, report, state)
+        student = method.structure(build_network(name, **structure_of(name, state)), config, report, state)
     except (KeyError, TypeError, AttributeError) as error:
         raise DataFreeError(f"'{path}' does not describe what is in '{weights}' ({error}).") from None
     return load_state(student, state, f"'{weights}'").eval()

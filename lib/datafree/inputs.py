@@ -70,7 +70,7 @@ class Input(Strict):
 @functools.cache
 def _read(path: Path) -> dict[str, Input]:
     return {
-        name: validate(Input, entry, f"'{path.name}', input {name}") for name, entry in files.read_yaml(path).items()
+        name: validate(Input, values, f"'{path.name}', input {name}") for name, values in files.read_yaml(path).items()
     }
 
 
@@ -81,7 +81,7 @@ def registry() -> dict[str, Input]:
 
 def names(kind: str) -> list[str]:
     """The names of all weights, or of all data."""
-    return [name for name, entry in registry().items() if entry.kind == kind]
+    return [name for name, known in registry().items() if known.kind == kind]
 
 
 def entry(name: str, kind: str | None = None) -> Input:

@@ -18,9 +18,8 @@ def test_profiles_validate_and_ask_for_folders_only():
         parameters.resolve("06_lw_quantization", "imagenet")
     config = parameters.resolve("06_lw_quantization", "imagenet", {"root": "r", "imagenet": "folder:x"})
     assert (config.model, config.second, config.samples, config.grid) == ("mobilenet_v2", "resnet18", 2000, 100)
-    with pytest.raises(DataFreeError, match="leaves data, imagenet to you"):
-        parameters.resolve("06_lw_quantization", "reduced")
-    config = parameters.resolve("06_lw_quantization", "reduced", {"data": "folder:x", "imagenet": "folder:y"})
+    config = parameters.resolve("06_lw_quantization", "reduced")
+    assert (config.data, config.imagenet) == ("cifar10", "imagenet-samples")
     assert config.lite_images == 1000 and config.test_images == 10_000
 
 

@@ -101,12 +101,11 @@ def test_a_trial_among_the_records_does_not_hide_the_committed_one(places):
 
 
 def test_what_the_paper_profile_leaves_to_the_user_is_no_change():
-    config = parameters.resolve(NAME, "paper", {"weights": "/data/r44.th", "root": "/data/cifar"})
-    chapter = chapters.begin(NAME, config.model_dump())
-    chapter.claim("kw-c12", holds=True)
-    record = chapter.record()
-    assert record["overrides"] == {} and record["claims"][0]["scale"] == "paper"
-    assert "-p weights=PATH/r44.th -p root=PATH/cifar" in record["command"]
+    name = "12_frandi_segmentation"
+    config = parameters.resolve(name, "paper", {"weights": "/data/net.pt", "root": "/data/voc"})
+    record = chapters.begin(name, config.model_dump()).record()
+    assert record["overrides"] == {} and record["profile"] == "paper"
+    assert "-p weights=PATH/net.pt -p root=PATH/voc" in record["command"]
 
 
 def test_smoke_runs_never_claim_a_scale():

@@ -95,8 +95,9 @@ def entry(name: str, kind: str | None = None) -> Input:
 
 
 def cache() -> Path:
-    """The folder where inputs are kept."""
-    return Path(os.environ.get("DATAFREE_CACHE") or pooch.os_cache("datafree"))
+    """The folder where inputs are kept; a relative DATAFREE_CACHE starts at the checkout, wherever a process runs."""
+    given = os.environ.get("DATAFREE_CACHE")
+    return files.ROOT / Path(given).expanduser() if given else Path(pooch.os_cache("datafree"))
 
 
 def place(name: str) -> Path:

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from . import inputs as known
+
 
 def attach(app: typer.Typer) -> None:
     """Add the command to the application."""
@@ -14,8 +16,6 @@ def attach(app: typer.Typer) -> None:
 
 def inputs(name: Annotated[str, typer.Argument(help="of one input; without it all are listed")] = ""):
     """List the data and weights known by name and whether they are in the cache; or tell all about one, after a check."""
-    from . import inputs as known
-
     if name:
         typer.echo("\n".join(f"{label}: {value}" for label, value in known.details(name).items()))
         return

@@ -10,17 +10,19 @@ import functools
 import hashlib
 import json
 import os
+import pickle
+import tarfile
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import filelock
 import pooch
 from PIL import Image
 from pydantic import Field
 
-from . import cifar_archive, files
+from . import files
 from .config import Strict, suggestion, validate
 from .errors import DataFreeError
 
@@ -29,8 +31,6 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Channels = Annotated[list[float], Field(min_length=3, max_length=3)]
 
 REGISTRY = Path(__file__).with_name("inputs.yaml")
-UNPACKERS: dict[str, Callable[[Path, Path], Path]] = {"cifar": cifar_archive.unpack}
-"""Ways to make a folder of a published archive."""
 
 
 class Input(Strict):
@@ -42,7 +42,7 @@ class Input(Strict):
     model, mean, std: of weights: the network they fit, and the normalisation of its images.
     keys: of weights: the function of networks/weights.py that gives them this library's names.
     count, by_pixels: of a folder: how many files it holds, and whether pixels or bytes are hashed.
-    unpack, archive: how `url` becomes a folder, and the SHA-256 of what `url` gives.
+    unpack, archive: how `url` becomes a folder (one of UNPACKERS), and the SHA-256 of what `url` gives.
     splits: of data: those that there are; empty where the whole set is one.
     labels: of data: class folder -> number of its class, where that is not its place among the folders.
     """
@@ -270,3 +270,49 @@ def _fetched(name: str, known: Input, folder: Path) -> Path:
         got = UNPACKERS[known.unpack](got, folder / "unpacked")
         _check(name, known, got)
     return got
+
+
+# --- archives ----------------------------------------------------------------------------------------------------------
+
+BATCHES = {
+    "cifar-10-batches-py": {"train": [f"data_batch_{k}" for k in range(1, 6)], "test": ["test_batch"]},
+    "cifar-100-python": {"train": ["train"], "test": ["test"]},
+}
+"""Folder in the archive -> the files of each split, in the data set's own order."""
+
+
+def unpack_cifar(archive: Path, folder: Path) -> Path:
+    """Write FOLDER/{train,test}/CLASS/NNNNN.png, NNNNN being an image's place in its split, from CIFAR's `archive`.
+
+    The archive holds pickles: give one whose SHA-256 was checked.
+    """
+    with tarfile.open(archive) as tar:
+        inside = next(name for name in BATCHES if name in tar.getnames())
+        classes = _class_names(tar, inside)
+        for split, batches in BATCHES[inside].items():
+            for name in classes:
+                (folder / split / name).mkdir(parents=True)
+            rows = (row for batch in batches for row in _rows(_unpickled(tar, f"{inside}/{batch}")))
+            for place, (label, pixels) in enumerate(rows):
+                path = folder / split / classes[label] / f"{place:05d}.png"
+                Image.fromarray(pixels).save(path, compress_level=1)
+    return folder
+
+
+def _unpickled(tar: tarfile.TarFile, name: str) -> dict[bytes, Any]:
+    return pickle.load(tar.extractfile(name), encoding="bytes")
+
+
+def _class_names(tar: tarfile.TarFile, inside: str) -> list[str]:
+    place, key = ("batches.meta", b"label_names") if inside == "cifar-10-batches-py" else ("meta", b"fine_label_names")
+    return [name.decode() for name in _unpickled(tar, f"{inside}/{place}")[key]]
+
+
+def _rows(batch: dict[bytes, Any]):
+    """Label and pixels [32, 32, 3] of each image; in the file a row holds all of red, then green, then blue."""
+    labels = batch.get(b"fine_labels") or batch[b"labels"]
+    yield from zip(labels, batch[b"data"].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), strict=True)
+
+
+UNPACKERS: dict[str, Callable[[Path, Path], Path]] = {"cifar": unpack_cifar}
+"""Ways to make a folder of a published archive."""

@@ -1,8 +1,10 @@
 """Fixtures that several test files share: a tiny network, a folder of images, a sealed copy of the embedded files."""
 
 import json
+import os
 import shutil
 import sys
+from pathlib import Path
 
 import nbformat
 import numpy as np
@@ -12,7 +14,7 @@ from hypothesis import settings
 from PIL import Image
 from torch import nn
 
-from datafree import FRanDI, cli, files, torchvision_shim, training
+from datafree import FRanDI, cli, files, inputs, torchvision_shim, training
 from datafree.core import batchnorm
 from datafree.core.metrics import outputs
 from datafree.data.images import ImageSet
@@ -83,6 +85,33 @@ def stubs(tmp_path, monkeypatch, forget):
     monkeypatch.setattr(files, "STUBS", copy)
     files.seal()
     return copy
+
+
+SHARED_DATA = Path(os.environ.get("DATAFREE_SHARED", files.ROOT.parent / "shared" / "data"))
+"""Inputs as the registry wants them, where somebody keeps them: DATAFREE_SHARED, or a folder beside the checkout."""
+
+
+@pytest.fixture(scope="session")
+def shared_cache(tmp_path_factory):
+    """A cache of inputs with links to all that lies in SHARED_DATA; the tests that need it are skipped without."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip(f"skipped: no folder '{SHARED_DATA}' to take inputs from; DATAFREE_SHARED may name another")
+    cache = tmp_path_factory.mktemp("cache")
+    for entry in inputs.registry().values():
+        if (SHARED_DATA / entry.file).exists() and not entry.by_pixels:
+            (cache / entry.file).parent.mkdir(parents=True, exist_ok=True)
+            (cache / entry.file).symlink_to(SHARED_DATA / entry.file)
+    given = os.environ.get("DATAFREE_CIFAR10")
+    if given:
+        (cache / "cifar10").symlink_to(Path(given).absolute())
+    return cache
+
+
+@pytest.fixture
+def shared(shared_cache, monkeypatch):
+    """The library takes its inputs from `shared_cache`."""
+    monkeypatch.setenv("DATAFREE_CACHE", str(shared_cache))
+    return shared_cache
 
 
 @pytest.fixture

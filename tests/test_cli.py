@@ -116,7 +116,7 @@ def broken_report(tmp_path, content: str):
 MISTAKES = {
     "other classes": (lambda t: ["evaluate", "efficientnet_lite0"], "has 10 classes, the network 1000"),
     "unknown network": (lambda t: ["evaluate", "resnet21"], "model 'resnet21' is not known"),
-    "no embedded weights": (lambda t: ["evaluate", "resnet56"], "no embedded weights; give weights=PATH"),
+    "no embedded weights": (lambda t: ["evaluate", "resnet56"], "no embedded weights; give weights=NAME"),
     "missing weights": (lambda t: ["evaluate", "resnet20", "--weights", t / "no.pt"], "does not exist"),
     "no normalisation": (lambda t: ["evaluate", "resnet20", "--weights", t / "w.safetensors"], "give mean="),
     "words for numbers": (lambda t: ["evaluate", "resnet20", "--mean", "a b c"], "'a b c' was given in place of three"),
@@ -127,7 +127,7 @@ MISTAKES = {
     ),
     "unknown data": (lambda t: ["evaluate", NETWORK, "--data", "cifar11"], "data set 'cifar11' is not known"),
     "missing folder": (lambda t: ["evaluate", NETWORK, "--data", f"folder:{t}/no"], "does not exist; expected"),
-    "no root": (lambda t: ["evaluate", NETWORK, "--data", "cifar10"], "needs root=PATH"),
+    "no root": (lambda t: ["evaluate", NETWORK, "--data", "mnist"], "needs root=PATH"),
     "report alone": (lambda t: ["evaluate", NETWORK, "--report", t / "r.json"], "give --weights OUT.safetensors"),
     "empty report": (lambda t: broken_report(t, ""), "is not a report of `datafree compress`"),
     "list as report": (lambda t: broken_report(t, "[1]"), "is not a report of `datafree compress`"),

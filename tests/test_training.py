@@ -122,7 +122,7 @@ def test_weights_that_end_as_nan_are_not_written(monkeypatch, config, tmp_path):
     [
         ({"model": "huge"}, "model 'huge' is not known"),
         ({"data": "folder:/none"}, "data folder '/none' does not exist"),
-        ({"data": "cifar10"}, "needs root=PATH"),
+        ({"data": "mnist"}, "needs root=PATH"),
         ({"batch": 17}, "has 16 images, fewer than one batch of 17"),
     ],
 )

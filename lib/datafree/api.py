@@ -24,7 +24,7 @@ from .core.provenance import peak_memory_mb
 from .core.register import METHODS, Method, Result, fitting, method_of
 from .data.images import ImageSet
 from .errors import DataFreeError
-from .networks.weights import classes_of, load_state, read_state
+from .networks.weights import load_state, read_state, structure_of
 from .networks.zoo import build_network
 
 
@@ -126,7 +126,7 @@ def load_compressed(name: str, weights: str | Path | None, report: str | Path) -
         raise DataFreeError(f"'{path}' names a method '{report['method']}' that is not known.")
     config = validate(method.config, report["config"], f"'{path}'")
     state = read_state(weights)
-    network = build_network(name, **classes_of(state))
+    network = build_network(name, **structure_of(name, state))
     try:
         student = method.structure(network, **fitting(method.structure, config=config, report=report, state=state))
     except (KeyError, TypeError, AttributeError) as error:

@@ -17,7 +17,12 @@ import typer
 from .errors import DataFreeError
 
 Model = Annotated[str, typer.Argument(help="name of the network, for instance resnet20")]
-Weights = Annotated[Path | None, typer.Option(help="state dict; default: the embedded weights")]
+Weights = Annotated[
+    Path | None, typer.Option(help="a name of `datafree inputs`, or a state dict; default: the embedded weights")
+]
+Data = Annotated[
+    str, typer.Option(help="cifar10-stub, a name of `datafree inputs`, one of torchvision's sets, or folder:PATH")
+]
 Numbers = Annotated[str, typer.Option(help="three numbers: the input normalisation of --weights")]
 Root = Annotated[Path | None, typer.Option(help="where torchvision's data sets lie")]
 Out = Annotated[Path, typer.Option(help="the .safetensors file to write; its record goes beside it, as .json")]
@@ -69,7 +74,7 @@ def train(
 ):
     """Train a network and write its weights and record; an interrupted run goes on where it stopped.
 
-    For instance -p data=cifar10 -p root=PATH -p epochs=30; a name that is not known makes it list them all.
+    For instance -p data=cifar10 -p epochs=30; a name that is not known makes it list them all.
     """
     import torch
 
@@ -163,7 +168,7 @@ def evaluate(
     report: Annotated[
         Path | None, typer.Option(help="the .json of `datafree compress`, where --weights is its output")
     ] = None,
-    data: Annotated[str, typer.Option(help="cifar10-stub, a torchvision data set, or folder:PATH")] = "cifar10-stub",
+    data: Data = "cifar10-stub",
     root: Root = None,
 ):
     """Top-1 and top-5 accuracy of a network, float or compressed, on real test images; mean IoU where pixels have labels."""
@@ -176,6 +181,19 @@ def evaluate(
     names = {"top1": "top-1", "top5": "top-5", "mean_iou": "mean IoU"}
     found = ", ".join(f"{names[name]} {value:.2f} %" for name, value in api.evaluate(network, images).items())
     typer.echo(f"{model}: {found} on {len(images)} images")
+
+
+@app.command()
+def inputs(name: Annotated[str, typer.Argument(help="of one input; without it all are listed")] = ""):
+    """List the data and weights known by name and whether they are in the cache; or tell all about one, after a check."""
+    from . import inputs as known
+
+    if name:
+        typer.echo("\n".join(f"{label}: {value}" for label, value in known.details(name).items()))
+        return
+    typer.echo(f"cache: {known.cache()} (DATAFREE_CACHE chooses another)")
+    for row in known.overview():
+        typer.echo("  ".join(row).rstrip())
 
 
 # Notebooks and the book -------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from datafree.config import scalar, triple
 from datafree.errors import DataFreeError
 
 PROFILES = ("smoke", "book", "paper")
-GIVEN = {"weights": "resnet44.th", "root": "cifar"}
+GIVEN = {"weights": "deeplab.pt", "root": "voc"}
 
 
 def _asked(notebook, profile):
@@ -134,7 +134,7 @@ def test_unknown_notebook_and_profile():
 
 def test_what_a_profile_leaves_to_the_user_must_be_given():
     with pytest.raises(DataFreeError, match="leaves weights, root to you; give -p weights=VALUE"):
-        parameters.resolve("01_kw_synthesis", "paper")
+        parameters.resolve("12_frandi_segmentation", "paper")
 
 
 @pytest.mark.parametrize(

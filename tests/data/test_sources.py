@@ -95,7 +95,7 @@ def test_torchvision_sets_need_a_root_that_holds_them(name, tmp_path):
         load_images(name, root=tmp_path)
 
 
-@pytest.mark.parametrize(("name", "side"), [("cifar10", 32), ("imagenet", 224), ("mnist", 32)])
+@pytest.mark.parametrize(("name", "side"), [("svhn", 32), ("imagenet", 224), ("mnist", 32)])
 def test_torchvision_images_become_one_size(name, side, tmp_path, monkeypatch):
     sizes = [(28, 28), (400, 300), (32, 32)]
     opened = [(Image.new("L", size, 50), k) for k, size in enumerate(sizes)]
@@ -107,7 +107,7 @@ def test_torchvision_images_become_one_size(name, side, tmp_path, monkeypatch):
 
 def test_unknown_names_splits_and_sizes():
     with pytest.raises(
-        DataFreeError, match="data set 'cifar11' is not known; use 'folder:PATH' or one of cifar10-stub"
+        DataFreeError, match="data set 'cifar11' is not known .*; use 'folder:PATH' or one of cifar10-stub"
     ):
         load_images("cifar11")
     with pytest.raises(DataFreeError, match="split 'validation' is not known; use 'train' or 'test'"):

@@ -50,7 +50,7 @@ def test_networks_of_other_images_classify_those(folder, stub):
 
 
 def test_images_that_no_network_was_trained_on():
-    with pytest.raises(DataFreeError, match="'slim_vgg' has no embedded weights of digits; give weights=PATH"):
+    with pytest.raises(DataFreeError, match="'slim_vgg' has no embedded weights of digits; give weights=NAME"):
         load_network("slim_vgg", trained_on="digits")
 
 
@@ -67,7 +67,7 @@ def test_the_real_list_of_checksums_covers_the_embedded_networks(forget):
 
 
 def test_networks_without_embedded_weights_ask_for_some():
-    with pytest.raises(DataFreeError, match="'resnet56' has no embedded weights; give weights=PATH"):
+    with pytest.raises(DataFreeError, match="'resnet56' has no embedded weights; give weights=NAME"):
         load_network("resnet56")
     with pytest.raises(DataFreeError, match="'resnet56' has no training record"):
         training_record("resnet56")

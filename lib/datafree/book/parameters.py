@@ -15,7 +15,9 @@ from ..errors import DataFreeError
 Seed = Annotated[int, Field(ge=0, lt=2**31, description="seeds Python, NumPy and torch")]
 Profile = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$", description="name of a file in notebooks/profiles")]
 Model = Annotated[str, Field(min_length=1, description="name of the network")]
-Weights = Annotated[str, Field(description="file of a state dict; empty: the embedded weights")]
+Weights = Annotated[
+    str, Field(description="a name of `datafree inputs`, or a file of a state dict; empty: the embedded weights")
+]
 Triple = Annotated[
     str,
     Field(
@@ -23,8 +25,14 @@ Triple = Annotated[
         description="three numbers for red, green and blue; empty: those stored with the weights",
     ),
 ]
-Data = Annotated[str, Field(min_length=1, description="cifar10-stub, scenes, a torchvision data set, or folder:PATH")]
-Root = Annotated[str, Field(description="folder of torchvision's data sets; empty for the embedded subset")]
+Data = Annotated[
+    str,
+    Field(
+        min_length=1,
+        description="cifar10-stub, scenes, a name of `datafree inputs`, one of torchvision's sets, or folder:PATH",
+    ),
+]
+Root = Annotated[str, Field(description="folder of torchvision's data sets; empty for all others")]
 Precision = Annotated[
     PassPrecision,
     Field(description="arithmetic of the network's passes in synthesis; auto: bf16 where the processor has it"),
@@ -111,7 +119,7 @@ class KWCorrespondence(KWImages):
         le=1_000_000,
         description="images of each other set, at most; at most half of the test images are damaged",
     )
-    natural: str = Field("", description="folder:PATH of another set of natural images; empty for none")
+    natural: str = Field("", description="another set of natural images, named as `data` is; empty for none")
 
 
 class LWEqualization(NotebookParameters):
@@ -154,7 +162,7 @@ class LWQuantization(NotebookParameters):
     )
     lite_images: int = Field(200, ge=2, le=1_000_000, description="images that EfficientNet-Lite0 is compared on")
     imagenet: str = Field(
-        "", description="folder:PATH of ImageNet's images for EfficientNet-Lite0; empty: enlarged ones of `data`"
+        "", description="images of ImageNet for EfficientNet-Lite0, named as `data` is; empty: enlarged ones of `data`"
     )
 
 

@@ -1,14 +1,16 @@
-"""Images by name: the embedded sets, torchvision's, and any folder."""
+"""Images by name: the embedded sets, those of the registry of inputs, torchvision's, and any folder."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 
-from .. import torchvision_shim
+from .. import inputs, torchvision_shim
+from ..config import suggestion
 from ..errors import DataFreeError
 from . import scenes
 from .embedded import EMBEDDED_SETS, read_stub
@@ -18,10 +20,13 @@ VOC_CLASSES = [
     "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
     "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 ]  # fmt: skip
+CAMVID_CLASSES = [
+    "sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist",
+]  # fmt: skip
 VOC_SIDE = 512
 """Side of the images of PASCAL VOC 2012. FRanDI has 513 (section 5.2); here it must be a multiple of 16."""
 
-TORCHVISION_SETS = ("cifar10", "cifar100", "mnist", "fashion-mnist", "svhn", "stl10", "voc2012", "imagenet")
+TORCHVISION_SETS = ("mnist", "fashion-mnist", "svhn", "stl10", "voc2012", "imagenet")
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 
 
@@ -85,6 +90,49 @@ def _folder(root: Path, split: str, size: int | None, limit: int | None = None) 
     return ImageSet(pixels, torch.tensor([k for _, k in files]), classes, f"folder:{root.name}/{split}")
 
 
+def _registered(name: str, split: str, size: int | None, limit: int | None) -> ImageSet:
+    """A data set of inputs.yaml, from the cache."""
+    known = inputs.entry(name, "data")
+    if known.splits and split not in known.splits:
+        raise DataFreeError(f"data set '{name}' has no split '{split}'; it has {', '.join(known.splits)}.")
+    path = inputs.find(name)
+    if name == "camvid":
+        return _camvid(path, split, size, limit)
+    images = replace(_folder(path, split, size, limit), name=f"{name}/{split}")
+    return _relabelled(images, known.labels) if known.labels else images
+
+
+def _relabelled(images: ImageSet, numbers: dict[str, int]) -> ImageSet:
+    """The same images with the labels of all 1,000 classes, of which a folder holds a few."""
+    classes = [str(k) for k in range(1000)]
+    for name, number in numbers.items():
+        classes[number] = name
+    labels = torch.tensor([numbers[name] for name in images.classes])[images.labels]
+    return replace(images, labels=labels, classes=classes)
+
+
+def _camvid(root: Path, split: str, size: int | None, limit: int | None) -> ImageSet:
+    """ROOT/SPLIT/NAME.jpg with a class for each pixel in ROOT/SPLITannot/NAME.png; 11 there is no class."""
+    paths = sorted((root / split).glob("*.jpg"))
+    images, masks = [], []
+    for path in (paths[i] for i in _drawn(len(paths), limit)):
+        image, mask = Image.open(path).convert("RGB"), Image.open(root / f"{split}annot" / f"{path.stem}.png")
+        if size:
+            image = centre_crop(image, size, size)
+            mask = centre_crop(mask, size, size, Image.Resampling.NEAREST)
+        images.append(np.asarray(image))
+        masks.append(np.asarray(mask).astype(np.int8))
+    pixels, labels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2), torch.from_numpy(np.stack(masks))
+    labels[labels == len(CAMVID_CLASSES)] = -1
+    return ImageSet(pixels.contiguous(), labels, CAMVID_CLASSES, f"camvid/{split}")
+
+
+def _drawn(count: int, limit: int | None) -> list[int]:
+    """Places of at most `limit` of `count` images; the same ones every time."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randperm(count, generator=generator)[:limit].sort().values.tolist()
+
+
 def _torchvision_set(name: str, split: str, root: Path | None, download: bool):
 
     torchvision_shim.install()
@@ -94,8 +142,6 @@ def _torchvision_set(name: str, split: str, root: Path | None, download: bool):
         raise DataFreeError(f"data set '{name}' needs root=PATH (and download=True the first time, with a network).")
     train = split == "train"
     makers = {
-        "cifar10": lambda: datasets.CIFAR10(root, train=train, download=download),
-        "cifar100": lambda: datasets.CIFAR100(root, train=train, download=download),
         "mnist": lambda: datasets.MNIST(root, train=train, download=download),
         "fashion-mnist": lambda: datasets.FashionMNIST(root, train=train, download=download),
         "svhn": lambda: datasets.SVHN(root, split=split, download=download),
@@ -120,14 +166,15 @@ def load_images(
     """Images by name.
 
     Args:
-        name: one of EMBEDDED_SETS, 'scenes' (scenes.py), one of torchvision's sets, or 'folder:PATH'.
+        name: one of EMBEDDED_SETS, 'scenes' (scenes.py), data that `datafree inputs` lists ('cifar10', say), one of
+            torchvision's sets, or 'folder:PATH'.
         split: 'train' or 'test'.
-        root: where torchvision's data sets lie.
+        root: where torchvision's data sets lie; the others need none.
         download: let torchvision fetch them.
         size: resize and centre-crop to size x size; None keeps the size of a folder's files, and means
-            224 for imagenet, 512 for voc2012, 64 for scenes, 32 for all other sets.
+            224 for imagenet, 512 for voc2012, 64 for scenes, 32 for torchvision's and the embedded sets.
         limit: read at most so many images of a folder or of imagenet, equally many of each class; or so many scenes,
-            or images of voc2012.
+            or images of voc2012 and camvid.
     """
     if split not in ("train", "test"):
         raise DataFreeError(f"split '{split}' is not known; use 'train' or 'test'.")
@@ -139,14 +186,17 @@ def load_images(
         return scenes.make(split, limit, size)
     if name.startswith("folder:"):
         return _folder(Path(name.removeprefix("folder:")), split, size, limit)
+    if name in inputs.names("data"):
+        return _registered(name, split, size, limit)
     if name in TORCHVISION_SETS:
         side = size or {"imagenet": 224, "voc2012": VOC_SIDE}.get(name, 32)
         opened = _torchvision_set(name, split, Path(root) if root else None, download)
         if name == "voc2012":
             return _voc(opened, f"{name}/{split}", side, limit)
         return _from_torchvision(opened, f"{name}/{split}", side, limit if name == "imagenet" else None)
+    known = (*EMBEDDED_SETS, "scenes", *inputs.names("data"), *TORCHVISION_SETS)
     raise DataFreeError(
-        f"data set '{name}' is not known; use 'folder:PATH' or one of {', '.join((*EMBEDDED_SETS, 'scenes', *TORCHVISION_SETS))}."
+        f"data set '{name}' is not known{suggestion(name, known)}; use 'folder:PATH' or one of {', '.join(known)}."
     )
 
 
@@ -170,10 +220,8 @@ def _from_torchvision(dataset, name: str, size: int, limit: int | None = None) -
 
 def _voc(dataset, name: str, size: int, limit: int | None) -> ImageSet:
     """Images and labels of every pixel; the border between objects, 255 in the files, has no label."""
-    generator = torch.Generator().manual_seed(0)
-    places = torch.randperm(len(dataset), generator=generator)[:limit].sort().values.tolist()
     images, masks = [], []
-    for image, mask in map(dataset.__getitem__, places):
+    for image, mask in map(dataset.__getitem__, _drawn(len(dataset), limit)):
         images.append(np.asarray(centre_crop(image.convert("RGB"), size, size)))
         masks.append(np.asarray(centre_crop(mask, size, size, Image.Resampling.NEAREST)).astype(np.int8))  # 255 is -1
     pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from .. import files
+from .. import files, inputs
 from ..config import Strict, validate
 from ..errors import DataFreeError
 
@@ -71,8 +71,8 @@ def plain(value: Any, name: str) -> Any:
 
 
 def portable(value: Any) -> Any:
-    """A parameter without the folders of one machine: '/home/me/x.pt' becomes 'PATH/x.pt'."""
-    if not isinstance(value, str) or "/" not in value:
+    """A parameter without the folders of one machine: '/home/me/x.pt' becomes 'PATH/x.pt'; an input's name stays."""
+    if not isinstance(value, str) or "/" not in value or value in inputs.registry():
         return value
     prefix, _, path = value.rpartition(":") if value.startswith("folder:") else ("", "", value)
     name = path.rstrip("/").rpartition("/")[2]

@@ -15,24 +15,27 @@ from .blocks import CIFAR_MEAN, CIFAR_STD, IMAGENET_MEAN, IMAGENET_STD, BasicBlo
 
 
 class CifarResNet(nn.Module):
-    """ResNet-(6n+2) for 32 x 32 images; key names as in akamaster/pytorch_resnet_cifar10."""
+    """ResNet-(6n+2) for 32 x 32 images; key names as in akamaster/pytorch_resnet_cifar10.
 
-    def __init__(self, depth: int, classes: int = 10, mean=CIFAR_MEAN, std=CIFAR_STD):
+    projection: option B of He et al. (2016): convolutions on the shortcuts that change the shape, in place of padding.
+    """
+
+    def __init__(self, depth: int, classes: int = 10, mean=CIFAR_MEAN, std=CIFAR_STD, projection: bool = False):
         super().__init__()
         n = (depth - 2) // 6
         self.normalize = Normalize(mean, std)
         self.conv1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)
         self.relu = nn.ReLU()
-        self.layer1 = self._stage(16, 16, n, 1)
-        self.layer2 = self._stage(16, 32, n, 2)
-        self.layer3 = self._stage(32, 64, n, 2)
+        self.layer1 = self._stage(16, 16, n, 1, projection)
+        self.layer2 = self._stage(16, 32, n, 2, projection)
+        self.layer3 = self._stage(32, 64, n, 2, projection)
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.linear = nn.Linear(64, classes)
 
     @staticmethod
-    def _stage(inputs, outputs, blocks, stride):
-        first = BasicBlock(inputs, outputs, stride)
+    def _stage(inputs, outputs, blocks, stride, projection):
+        first = BasicBlock(inputs, outputs, stride, projection)
         return nn.Sequential(first, *[BasicBlock(outputs, outputs, 1) for _ in range(blocks - 1)])
 
     def forward(self, x):

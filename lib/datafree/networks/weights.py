@@ -10,11 +10,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from .. import files
+from .. import files, inputs
+from ..config import suggestion
 from ..errors import DataFreeError
 from . import efficientnet
 from .classifiers import TORCHVISION_MODELS, torchvision_state
-from .zoo import IMAGENET_MODELS, build_network, known_network
+from .zoo import CIFAR_RESNETS, IMAGENET_MODELS, build_network, known_network
 
 
 def _torch_file(path: Path) -> dict:
@@ -32,13 +33,20 @@ def _torch_file(path: Path) -> dict:
     return state
 
 
-def read_state(path: str | Path) -> dict[str, torch.Tensor]:
-    """A state dict from .safetensors, .pt, .pth or .th; never runs code from the file; strips 'module.'."""
+def read_state(path: str | Path, name: str | None = None) -> dict[str, torch.Tensor]:
+    """A state dict from .safetensors, .pt, .pth or .th; never runs code from the file; strips 'module.'.
+
+    Args:
+        name: what the file is called in a record; default: its own name.
+    """
     path = Path(path)
     if not path.is_file():
-        raise DataFreeError(f"weights file '{path}' does not exist; give the path of a .safetensors, .pt or .th file.")
+        raise DataFreeError(
+            f"weights file '{path}' does not exist{suggestion(str(path), inputs.names('weights'))}; give the path of a "
+            ".safetensors, .pt or .th file, or a name that `datafree inputs` lists."
+        )
     if not path.is_relative_to(files.STUBS):
-        files.READ[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+        files.READ[name or path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file
 
@@ -122,6 +130,39 @@ def classes_of(state: dict[str, torch.Tensor]) -> dict[str, int]:
     return {"classes": rows[-1]} if rows else {}
 
 
+def structure_of(name: str, state: dict[str, torch.Tensor]) -> dict[str, int | bool]:
+    """What `build_network(name, ...)` must be told so that these weights fit: classes, and the kind of shortcut."""
+    projection = name in CIFAR_RESNETS and any(".shortcut." in key for key in state)
+    return classes_of(state) | ({"projection": True} if projection else {})
+
+
+def torchvision_resnet(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The weights of a residual network for small images whose layers are called as torchvision calls them."""
+    return {key.replace(".downsample.", ".shortcut.").replace("fc.", "linear."): v for key, v in state.items()}
+
+
+KEYS = {"": dict, "torchvision_resnet": torchvision_resnet}
+"""Name in inputs.yaml -> what makes this library's names of a file's."""
+
+
+def _registered(name: str, weights: str, sha256: str | None, **settings) -> nn.Module:
+    """Weights that inputs.yaml knows; their normalisation comes with them."""
+    known = inputs.entry(weights, "weights")
+    if known.model != name:
+        raise DataFreeError(f"weights '{weights}' are of a '{known.model}', not of a '{name}'; give the other name.")
+    for part in ("mean", "std"):
+        if settings.get(part) is not None and list(settings[part]) != getattr(known, part):
+            raise DataFreeError(
+                f"weights '{weights}' come with their normalisation, another than the one given; leave out mean and std."
+            )
+    path = inputs.find(weights)
+    if sha256:
+        check_sha256(path, sha256)
+    state = KEYS[known.keys](read_state(path, weights))
+    settings = structure_of(name, state) | settings | {"mean": known.mean, "std": known.std}
+    return load_state(build_network(name, **settings), state, f"'{weights}'").eval()
+
+
 def load_network(
     name: str, weights: str | Path | None = None, *, sha256: str | None = None, trained_on: str = "cifar10", **settings
 ) -> nn.Module:
@@ -129,7 +170,7 @@ def load_network(
 
     Args:
         name: one of ARCHITECTURES.
-        weights: a state dict's path; None takes the embedded weights of data_stubs/models (of efficientnet_lite0:
+        weights: a name that `datafree inputs` lists, or a state dict's path; None takes the embedded weights of data_stubs/models (of efficientnet_lite0:
             those of its package); 'torchvision' those that torchvision fetches (TORCHVISION_MODELS only).
         sha256: expected checksum of `weights`; the embedded files are always checked.
         trained_on: which embedded weights: of CIFAR-10, or of a folder of data_stubs/models.
@@ -139,11 +180,15 @@ def load_network(
     _check_normalisation(settings)
     if str(weights) == "torchvision":
         return _of_torchvision(name, **settings)
+    if str(weights) in inputs.registry():
+        return _registered(name, str(weights), sha256, **settings)
     if weights is None and name == "efficientnet_lite0":
         return _from_package(**settings)
     if weights is None:
         of = "" if trained_on == "cifar10" else f" of {trained_on}"
-        missing = f"model '{name}' has no embedded weights{of}; give weights=PATH"
+        missing = (
+            f"model '{name}' has no embedded weights{of}; give weights=NAME (see `datafree inputs`) or weights=PATH"
+        )
         path = files.verified(_embedded(name, trained_on, ".safetensors", missing))
     else:
         path = Path(weights)
@@ -155,7 +200,7 @@ def load_network(
         raise DataFreeError(
             f"weights '{path}' carry no input normalisation; give mean=(...) and std=(...) as used when it was trained."
         )
-    model = build_network(name, **(classes_of(state) | settings))
+    model = build_network(name, **(structure_of(name, state) | settings))
     # to see whether the file brings another normalisation
     own = {k: v.clone() for k, v in model.normalize.state_dict().items()} if "mean" in settings else {}
     load_state(model, state, f"'{path}'")

@@ -13,6 +13,8 @@ from .segmentation import DeepLabV3Plus, Segmenter
 
 IMAGENET_MODELS = (*TORCHVISION_MODELS, "efficientnet_lite0")
 """Networks of 1,000 classes and images of 224 x 224."""
+CIFAR_RESNETS = {f"resnet{depth}": partial(CifarResNet, depth) for depth in (20, 32, 44, 56)}
+"""Residual networks for 32 x 32 images, with either kind of shortcut."""
 SEGMENTERS = {"segmenter": 64, "deeplabv3plus": 512}
 """Networks that label pixels (networks/segmentation.py), and the side of their images."""
 
@@ -23,10 +25,7 @@ def image_size(name: str) -> int | None:
 
 
 ARCHITECTURES = {
-    "resnet20": lambda **k: CifarResNet(20, **k),
-    "resnet32": lambda **k: CifarResNet(32, **k),
-    "resnet44": lambda **k: CifarResNet(44, **k),
-    "resnet56": lambda **k: CifarResNet(56, **k),
+    **CIFAR_RESNETS,
     "resnet18_cifar": CifarResNet18,
     "slim_vgg": SlimVGG,
     "mobilenet_v2_small": SmallMobileNetV2,

@@ -72,6 +72,7 @@ class KWSynthesis(NotebookParameters):
     rate: Rate = 0.1
     copies: Copies = 1
     precision: Precision = "auto"
+    test_images: TestImages = 1000
 
 
 class KWImages(NotebookParameters):

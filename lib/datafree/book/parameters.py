@@ -112,7 +112,7 @@ class KWCorrespondence(KWImages):
     """Parameters of 04_kw_correspondence."""
 
     batch: int = Field(128, ge=2, le=4096, description="images a batch where J_KL is averaged over batches")
-    reference_images: int = Field(500, ge=10, le=1_000_000, description="training images, at most (table 4: all)")
+    reference_images: int = Field(400, ge=10, le=1_000_000, description="training images, at most (table 4: all)")
     test_images: TestImages = 1000
     probe_images: int = Field(
         500,

@@ -222,6 +222,7 @@ class FRanDIRecovery(NotebookParameters):
     small_synthesis_steps: int = Field(16, ge=2, le=100_000, description="steps of Adam on those sets")
     small_steps: int = Field(12, ge=2, le=100_000, description="steps of recovery in comparisons")
     seeds: int = Field(2, ge=1, le=100, description="sets for each row of table 1 (5)")
+    points: int = Field(10, ge=2, le=1000, description="of each curve of figure 4, besides its start")
     test_images: TestImages = 500
     precision: Precision = "auto"
 

@@ -10,7 +10,19 @@ from torch import nn
 
 from datafree.core import quantized
 from datafree.core.flops import count_macs, count_parameters, weight_bytes
-from datafree.core.metrics import agreement, class_accuracy, class_iou, confusion, mean_iou, outputs, top1, top5, topk
+from datafree.core.metrics import (
+    agreement,
+    class_accuracy,
+    class_iou,
+    confusion,
+    confusions_of,
+    iou_by_image,
+    mean_iou,
+    outputs,
+    top1,
+    top5,
+    topk,
+)
 from datafree.data.images import ImageSet, generated
 from datafree.data.sources import load_images
 from datafree.errors import DataFreeError
@@ -183,6 +195,25 @@ def test_a_perfect_network_has_all_and_batches_do_not_matter():
     assert mean_iou(Oracle(5), images, batch=3) == 100
     wrong = ImageSet(images.pixels, images.labels.roll(1, 0), images.classes, "wrong")
     assert mean_iou(Oracle(6), wrong, batch=2) == pytest.approx(mean_iou(Oracle(5), wrong))
+
+
+def test_what_images_add_has_the_mean_iou_as_its_mean():
+    images = named_pixels()
+    wrong = ImageSet(images.pixels, images.labels.roll(1, 0), images.classes, "wrong")
+    tables = confusions_of(Oracle(6), wrong, batch=2)
+    assert tables.shape == (len(wrong), 6, 6)
+    assert iou_by_image(tables).mean().item() == pytest.approx(mean_iou(Oracle(6), wrong))
+
+
+def test_what_an_image_adds_is_what_a_second_copy_of_it_changes():
+    generator = torch.Generator().manual_seed(0)
+    tables = torch.randint(0, 20, (400, 3, 3), generator=generator)
+    tables = tables + 30 * torch.eye(3).long() * torch.randint(0, 2, (400, 1, 1), generator=generator)
+    added = iou_by_image(tables)
+    total = class_iou(tables.sum(0)).mean()
+    for n in range(3):
+        change = class_iou(tables.sum(0) + tables[n]).mean() - total
+        assert change.item() == pytest.approx((added[n] - total).item() / 400, rel=0.02)
 
 
 @pytest.mark.parametrize("oracle", [Oracle(4), Oracle(5, cut=1)])

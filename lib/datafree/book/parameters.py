@@ -235,6 +235,7 @@ class FRanDISelection(NotebookParameters):
     images: int = Field(64, ge=4, le=4096, description="synthetic images of each network (section 5.1: 128 to 256)")
     synthesis_steps: int = Field(90, ge=2, le=100_000, description="steps of Adam on them (section 4: 500)")
     networks: int = Field(30, ge=4, le=10_000, description="random networks of figure 2 (50)")
+    recovered_networks: int = Field(12, ge=2, le=10_000, description="how many of them are recovered too (not given)")
     plot_reduction: Reduction = 3.0
     candidates: int = Field(60, ge=4, le=100_000, description="sets of ranks of each search (section 5.1: 500)")
     branches: int = Field(4, ge=0, le=1000, description="distinct first ranks of a search; 0: all independent")
@@ -250,7 +251,7 @@ class FRanDIPruneQuantize(NotebookParameters):
     images: int = Field(64, ge=16, le=4096, description="synthetic images (section 4.1: 256)")
     synthesis_steps: int = Field(60, ge=2, le=100_000, description="steps of Adam on them (section 4: 500)")
     kept: str = Field(
-        "0.5 0.3 0.2",
+        "0.8 0.5 0.3 0.2",
         pattern=r"^0?\.\d+( 0?\.\d+)*$",
         description="shares of the parameters that stay, between 0 and 1 (table 4: 0.5, 0.8)",
     )
@@ -269,7 +270,8 @@ class FRanDIPruneQuantize(NotebookParameters):
         description="shares of the training images, in percent (table 6: 1 to 100)",
     )
     repeats: int = Field(2, ge=1, le=100, description="draws of each share (table 6: 5)")
-    mixed_steps: int = Field(8, ge=1, le=1_000_000, description="steps of fine-tuning on a share (not given)")
+    mixed_steps: int = Field(8, ge=1, le=1_000_000, description="steps of fine-tuning on a share, at least (not given)")
+    mixed_epochs: float = Field(1.0, gt=0, le=1000, description="and as many passes over it (not given)")
     mixed_rate: float = Field(3e-4, gt=0, le=10, description="first rate of it (not given)")
     train_images: int = Field(500, ge=10, le=1_000_000, description="real training images, at most (paper: all)")
     test_images: TestImages = 500

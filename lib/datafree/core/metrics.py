@@ -101,11 +101,11 @@ def class_iou(table: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def confusion_of(model: nn.Module, scenes: ImageSet, batch: int = 100, bf16: bool = False) -> torch.Tensor:
-    """`confusion` of a network's most likely classes on labelled images."""
+def confusions_of(model: nn.Module, scenes: ImageSet, batch: int = 100, bf16: bool = False) -> torch.Tensor:
+    """One `confusion` an image [N, classes, classes], of a network's most likely classes on labelled images."""
     if scenes.labels.ndim != 3:
         raise DataFreeError(f"'{scenes.name}' has one label an image; mean IoU needs one for every pixel.")
-    table = None
+    tables = []
     with evaluating(model), autocast(bf16):
         for x, y in scenes.batches(batch):
             logits = model(x)
@@ -114,14 +114,37 @@ def confusion_of(model: nn.Module, scenes: ImageSet, batch: int = 100, bf16: boo
                     f"the network gives {tuple(logits.shape[1:])} (classes, height, width), which does not fit "
                     f"the labels of '{scenes.name}': {int(y.max()) + 1} classes, {tuple(y.shape[1:])}."
                 )
-            part = confusion(logits.argmax(1), y, logits.shape[1])
-            table = part if table is None else table + part
-    return table
+            tables += [confusion(*pair, logits.shape[1]) for pair in zip(logits.argmax(1), y)]
+    return torch.stack(tables)
+
+
+def iou_by_image(tables: torch.Tensor) -> torch.Tensor:
+    r"""What each image adds to the mean IoU, to first order: the mean is the mean IoU, the scatter its chance of images.
+
+    .. math:: m_n = \frac{100}{C} \sum_c \left( \frac{I_c}{U_c}
+              + N\, \frac{i_{nc} - (I_c / U_c)\, u_{nc}}{U_c} \right)
+
+    with intersections :math:`i` and unions :math:`u` of image n and class c, and their sums over images, I and U.
+
+    Args:
+        tables: [N, classes, classes] of `confusions_of`.
+    Returns:
+        [N] in percent; classes that occur nowhere do not count.
+    """
+    tables = tables.double()
+    both = tables.diagonal(dim1=1, dim2=2)  # i [N, classes]
+    either = tables.sum(1) + tables.sum(2) - both  # u, counted once what both have
+    occurs = either.sum(0) > 0
+    both, either = both[:, occurs], either[:, occurs]
+    union = either.sum(0)  # U
+    iou = both.sum(0) / union  # I / U
+    moved = (both - iou * either) / union  # what image n adds to the IoU of class c, over N
+    return 100 * (iou + len(tables) * moved).mean(1)
 
 
 def mean_iou(model: nn.Module, scenes: ImageSet, batch: int = 100, bf16: bool = False) -> float:
     """Mean intersection over union in percent, over all pixels at once; classes that occur nowhere do not count."""
-    return class_iou(confusion_of(model, scenes, batch, bf16)).nanmean().item()
+    return class_iou(confusions_of(model, scenes, batch, bf16).sum(0)).nanmean().item()
 
 
 @torch.no_grad()

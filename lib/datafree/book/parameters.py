@@ -138,7 +138,7 @@ class LWQuantization(NotebookParameters):
     third: Model = "slim_vgg"
     bits: Widths = "8 7 6 5 4"
     costly_bits: Widths = "6 4"
-    other_bits: Widths = "6 4"
+    other_bits: Widths = "8 5 4"
     samples: int = Field(2000, ge=10, le=1_000_000, description="imitated inputs of each layer (figure 4: 2000)")
     grid: int = Field(100, ge=2, le=1000, description="N of figure 4")
     synthetic_images: int = Field(32, ge=2, le=100_000, description="images of ZeroQ and of Deep Inversion, each")

@@ -147,7 +147,7 @@ class LWQuantization(NotebookParameters):
     third: Model = "slim_vgg"
     bits: Widths = "8 7 6 5 4"
     costly_bits: Widths = "6 4"
-    other_bits: Widths = "6 4"
+    other_bits: Widths = "8 5 4"
     samples: int = Field(2000, ge=10, le=1_000_000, description="imitated inputs of each layer (figure 4: 2000)")
     grid: int = Field(100, ge=2, le=1000, description="N of figure 4")
     synthetic_images: int = Field(32, ge=2, le=100_000, description="images of ZeroQ and of Deep Inversion, each")
@@ -176,11 +176,20 @@ class LWPruning(NotebookParameters):
     second_shares: Shares = "0.35 0.5"
     steps: int = Field(100, ge=1, le=1_000_000, description="steps of Adam on each layer (section IV: 100,000)")
     rate: float = Field(0.001, gt=0, le=1, description="first rate of Adam (section IV: 0.001)")
-    drawn_steps: int = Field(40, ge=1, le=1_000_000, description="steps of the runs with drawn inputs")
+    inputs: Literal["drawn", "expected"] = Field(
+        "expected",
+        description="what layers learn on: imitated inputs, drawn anew each step (paper), or their mean (ours)",
+    )
+    drawn_steps: int = Field(
+        40, ge=1, le=1_000_000, description="steps of the runs that compare drawn inputs with their mean"
+    )
     repeats: int = Field(3, ge=2, le=100, description="runs with drawn inputs, each with a seed of its own")
-    long_steps: int = Field(200, ge=1, le=1_000_000, description="longest of three trainings")
+    long_steps: int = Field(200, ge=1, le=1_000_000, description="longest training")
     generative_steps: int = Field(8, ge=1, le=1_000_000, description="steps of AKD and of DI (not given)")
     inversion_steps: int = Field(20, ge=1, le=100_000, description="steps on the images of DI (2000)")
+    race: float = Field(
+        2.0, ge=1, le=100, description="time that AKD and DI get to catch up, in units of the method's own (figure 3c)"
+    )
     batch: Batch = 32
     test_images: TestImages = 500
     lite_shares: Shares = "0.15"

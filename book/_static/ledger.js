@@ -91,11 +91,12 @@ function openPanel() {
   const panel = target && (target.closest("details") || target.querySelector("details") || target.nextElementSibling);
   if (!panel || panel.tagName !== "DETAILS") return;
   panel.open = true;
-  panel.scrollIntoView();
+  panel.scrollIntoView({ behavior: "instant" });
 }
 
 document.addEventListener("DOMContentLoaded", () => {
   document.querySelectorAll(".ledger-claims").forEach(ledgerTable);
   openPanel();
 });
+window.addEventListener("load", openPanel); // once more when everything has its size
 window.addEventListener("hashchange", openPanel);

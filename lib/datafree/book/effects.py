@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,24 @@ WIDTH, HEIGHT = 120, 16
 """Of the picture of an interval, in pixels."""
 
 
-def picture(effect: dict[str, Any] | None) -> dict[str, float] | None:
-    """Ends and dot of an interval on a line with zero in its middle, in pixels; None where an end is open."""
-    if not effect or effect["low"] is None or effect["high"] is None:
+def reach(effects: Iterable[dict[str, Any]]) -> float:
+    """How far from zero the intervals go, those with an open end aside."""
+    ends = [abs(e[end]) for e in effects if _closed(e) for end in ("low", "high", "mean")]
+    return max(ends, default=0.0) or 1.0
+
+
+def _closed(effect: dict[str, Any] | None) -> bool:
+    return bool(effect) and effect["low"] is not None and effect["high"] is not None
+
+
+def picture(effect: dict[str, Any] | None, reach: float) -> dict[str, float] | None:
+    """Ends and dot of an interval on a line with zero in its middle, in pixels; None where an end is open.
+
+    Args:
+        reach: the number at the right end of the line.
+    """
+    if not _closed(effect):
         return None
-    reach = max(abs(effect["low"]), abs(effect["high"]), abs(effect["mean"])) or 1.0
     at = {end: round(WIDTH / 2 * (1 + 0.95 * effect[end] / reach), 1) for end in ("low", "mean", "high")}
     return at | {"width": WIDTH, "height": HEIGHT}
 
@@ -32,6 +46,8 @@ def described(effect: dict[str, Any] | None) -> str:
     if not effect:
         return "–"
     mean, low, high, unit = (effect[key] for key in ("mean", "low", "high", "unit"))
+    if low == high == mean:  # an identity
+        return f"{number(mean)} {unit}"
     if low is None and high is None:
         return f"{number(mean)} {unit} (no interval)"
     ends = "−∞" if low is None else number(low), "+∞" if high is None else number(high)
@@ -53,5 +69,5 @@ def template(name: str, *folders: Path) -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    pages.filters |= {"picture": picture, "number": number, "effect": described, "line": line}
+    pages.filters |= {"picture": picture, "reach": reach, "number": number, "effect": described, "line": line}
     return pages.get_template(name)

@@ -84,7 +84,9 @@ def _counts(rows: list[dict[str, Any]]) -> str:
     """How many claims of each paper have each state; those measured on a stand-in apart."""
     named = lambda found: {_short(paper): by_state for paper, by_state in ledger.counts(found).items()}  # noqa: E731
     groups = {
-        "on the paper's own kind of network and data, or not measured": [r for r in rows if not ledger.on_a_stand_in(r)],
+        "on the paper's own kind of network and data, or not measured": [
+            r for r in rows if not ledger.on_a_stand_in(r)
+        ],
         "on a stand-in": [r for r in rows if ledger.on_a_stand_in(r)],
     }
     tables = {title: named(found) for title, found in groups.items() if found}

@@ -41,7 +41,9 @@ class Moved:
         return abs(self.first - self.second) / (max(abs(self.first), abs(self.second)) or 1.0)
 
     def __str__(self) -> str:
-        by = f"{100 * self.share:.2g} %, chance unknown" if self.errors is None else f"{self.errors:.1f} standard errors"
+        by = (
+            f"{100 * self.share:.2g} %, chance unknown" if self.errors is None else f"{self.errors:.1f} standard errors"
+        )
         return f"{self.name}: {self.first:.6g} -> {self.second:.6g} ({by})"
 
 

@@ -148,7 +148,9 @@ def _at_scale(verdict: Verdict, unit: str, pairs: list[tuple[dict, dict]]) -> di
     }
 
 
-def _row(claim: claims.Claim, criterion: Criterion | None, found: Sequence[dict], about: Mapping, stale: _Stale) -> dict:
+def _row(
+    claim: claims.Claim, criterion: Criterion | None, found: Sequence[dict], about: Mapping, stale: _Stale
+) -> dict:
     """A row of the ledger. about: what stands in files beside the criteria: reason, note, cell."""
     by_scale, lacking = measurements(criterion, found) if criterion else ({}, [])
     judged = verdicts(criterion, by_scale) if criterion else {}

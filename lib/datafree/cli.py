@@ -288,12 +288,19 @@ def shorten(
 # Evidence, and the checkout ---------------------------------------------------------------------------------------
 
 
-@app.command()
+ledgers = typer.Typer(no_args_is_help=False)
+app.add_typer(ledgers, name="ledger")
+
+
+@ledgers.callback(invoke_without_command=True)
 def ledger(
+    context: typer.Context,
     check: Annotated[bool, typer.Option("--check", help="only look for what is broken in the records; exit 1")] = False,
     pages: Annotated[Path | None, typer.Option(help="also write the book's pages to this folder")] = None,
 ):
     """Join all records with the papers' claims: _build/ledger.json and _build/ledger.csv."""
+    if context.invoked_subcommand:
+        return
     from .book.pages import write_pages
     from .evidence import claims
     from .evidence import ledger as book
@@ -304,14 +311,60 @@ def ledger(
             typer.echo(sentence, err=True)
         if said:
             raise typer.Exit(1)
-        typer.echo(f"every record can be read, and every claim in them is one of the {len(claims.claims())}.")
+        typer.echo(f"every record can be read, and every criterion is for one of the {len(claims.claims())} claims.")
         return
     rows = book.build()
-    book.write(rows, book.additions())
+    book.write(rows, book.ours())
     if pages:
         write_pages(pages)
+    apart = book.counts([row for row in rows if book.on_a_stand_in(row)])
     for paper, by_state in book.counts(rows).items():
-        typer.echo(f"{paper}: " + ", ".join(f"{number} {state}" for state, number in by_state.items() if number))
+        typer.echo(f"{paper}: " + ", ".join(_count(state, n, apart.get(paper)) for state, n in by_state.items() if n))
+
+
+def _count(state: str, number: int, apart: dict[str, int] | None) -> str:
+    """A number of claims in a state, and how many of them were measured on a stand-in."""
+    on_stand_ins = (apart or {}).get(state)
+    return f"{number} {state}" + (f" ({on_stand_ins} on a stand-in)" if on_stand_ins else "")
+
+
+@ledgers.command()
+def verify(claim: Annotated[str, typer.Argument(help="a claim of the ledger, for instance kw-c19")]):
+    """Run the chapter of a claim again (profile book, seed 0) and compare with the committed record; exit 1 on a flip."""
+    from . import files
+    from .book.run import run_notebook
+    from .evidence import compare
+    from .evidence.criteria import criterion_of
+    from .evidence.record import read
+
+    chapter = criterion_of(claim).chapter
+    before = compare.committed(chapter)
+    place = files.BUILD / "runs" / f"{chapter}-verify"
+    _, after = run_notebook(chapter, out=place.with_suffix(".ipynb"), record=place.with_suffix(".json"), progress=True)
+    _tell(before, read(after))
+
+
+@app.command()
+def compare(
+    first: Annotated[str, typer.Argument(metavar="A", help="a record, or a notebook's name: committed against fresh")],
+    second: Annotated[str, typer.Argument(metavar="[B]", help="another record; default: the committed one")] = "",
+    profile: Profile = "book",
+    seed: int = 0,
+):
+    """Compare two records of one chapter: verdicts that flip, numbers that moved, what differs; exit 1 on a flip."""
+    from .evidence import compare as evidence
+
+    _tell(*evidence.pair(first, second, profile, seed))
+
+
+def _tell(first: dict, second: dict) -> None:
+    """Print how two records differ; exit 1 where a verdict flips beyond noise."""
+    from .evidence import compare as evidence
+
+    found = evidence.compare(first, second)
+    typer.echo("\n".join(evidence.lines(found)))
+    if not found.agrees:
+        raise typer.Exit(1)
 
 
 @app.command()

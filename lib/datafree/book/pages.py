@@ -1,4 +1,4 @@
-"""The ledger, the equations, the run times and the runs at the papers' scale: what stands in the generated pages."""
+"""What stands in the generated pages: ledger, comparison with this machine's runs, equations, run times, papers' scale."""
 
 from __future__ import annotations
 
@@ -6,15 +6,30 @@ import re
 from pathlib import Path
 from typing import Any
 
-from ..evidence import claims, ledger
-from ..evidence.record import read_all
-from . import equations, paper_scale
+from .. import files
+from ..evidence import claims, compare, ledger
+from ..evidence.record import read, read_all
+from ..evidence.verdict import SCALES
+from . import effects, equations, paper_scale
 from .equations import Cell, Equation
 from .markdown import page
 
 
 def _title(paper: str) -> str:
     return claims.papers().get(paper, {}).get("title", paper)
+
+
+LABELS = {
+    "knowledge_within": "Knowledge Within",
+    "layerwise": "Layer-Wise",
+    "udfc": "UDFC",
+    "frandi": "FRanDI",
+}
+"""Papers as narrow columns name them."""
+
+
+def _short(paper: str) -> str:
+    return LABELS.get(paper, paper)
 
 
 def _by_seed(places: list[str]) -> dict[str, dict[str, str]]:
@@ -37,29 +52,84 @@ def commands(text: str) -> list[tuple[str, list[str]]]:
     return [(line.replace(" --seed SEED", f" --seed {first}", 1), others) for line, (first, *others) in groups.items()]
 
 
+def counted(row: dict[str, Any]) -> str:
+    """What n counts in a row."""
+    runs = len(row["records"])
+    if not runs:
+        return ""
+    if row["identity"]:
+        return f"{runs} {'run' if runs == 1 else 'runs'} in which the algebra was checked."
+    if row["n"] < runs:
+        return f"{row['n']} of {runs} runs: the others repeat their numbers, because the seed changes nothing in some part."
+    return f"{runs} independent {'run' if runs == 1 else 'runs'} of the chapter, a seed each."
+
+
 def _shown(row: dict[str, Any]) -> dict[str, Any]:
-    """A row of the ledger as the page has it: numbers as lines of text, records and commands by seed, the cell's link."""
+    """A row of the ledger as the page has it: effects as text and pictures, records and commands by seed, the cell's link."""
     notebook, _, label = (row["cell"] or "").partition("#")
     return row | {
-        "measured": ledger.described(row["measured"]),
-        "printed": ledger.described(ledger.summary([row["printed"]])),
+        "short": _short(row["paper"]),
+        "stands_in": ledger.on_a_stand_in(row),
+        "effect_text": effects.described(row["effect"]),
+        "parts": len(row["scales"][row["scale"]]["parts"]) if row["scale"] else 0,
+        "scales_html": effects.template("effects.html.j2").module.scales(row).strip(),
+        "counted": counted(row),
         "commands": commands(row["command"]),
-        "records": _by_seed(row["records"]),
+        "records": _by_seed([place for one in row["scales"].values() for place in one["records"]]),
         "cell": Cell(notebook, label, "ref") if label else None,
     }
 
 
+def _counts(rows: list[dict[str, Any]]) -> str:
+    """How many claims of each paper have each state; those measured on a stand-in apart."""
+    named = lambda found: {_short(paper): by_state for paper, by_state in ledger.counts(found).items()}  # noqa: E731
+    groups = {
+        "on the paper's own kind of network and data, or not measured": [
+            r for r in rows if not ledger.on_a_stand_in(r)
+        ],
+        "on a stand-in": [r for r in rows if ledger.on_a_stand_in(r)],
+    }
+    tables = {title: named(found) for title, found in groups.items() if found}
+    return effects.template("counts.html.j2").render(states=ledger.STATES, groups=tables, bars=named(rows))
+
+
 def ledger_page(rows: list[dict[str, Any]], ours: list[dict[str, Any]]) -> str:
     """The ledger as a page in MyST Markdown; `ours` come last, apart from the papers' claims."""
-    counts = {paper: list(by_state.values()) for paper, by_state in ledger.counts(rows).items()}
+    shown, own = [_shown(row) for row in rows], [_shown(row) for row in ours]
+    table = effects.template("claims_table.html.j2")
     return page(
         "ledger",
-        states=ledger.STATES,
-        counts={_title(paper): numbers for paper, numbers in counts.items()},
-        total=[sum(numbers) for numbers in zip(*counts.values())],
-        papers={_title(paper): [_shown(row) for row in rows if row["paper"] == paper] for paper in counts},
-        ours=[_shown(row) for row in ours],
+        counts_html=_counts(rows),
+        table_html=table.render(rows=shown + own, states=ledger.STATES, scales=SCALES),
+        papers={_title(paper): [r for r in shown if r["paper"] == paper] for paper in ledger.counts(rows)},
+        ours=own,
     )
+
+
+def _compared(fresh: dict[str, Any], title: str) -> dict[str, Any]:
+    committed = compare.committed(fresh["notebook"], fresh["profile"], fresh["seed"])
+    found = compare.compare(committed, fresh)
+    return {
+        "title": title,
+        "same": found.same,
+        "moved": len(found.moved),
+        "flips": len(found.flips),
+        "beyond": sum(flip.beyond_noise for flip in found.flips),
+        "lines": [line.strip() for line in compare.lines(found)[1:]],
+    }
+
+
+def machine_page() -> str:
+    """Each fresh record of the profile book against the committed one of the same number, as a page."""
+    compared, alone = [], []
+    for path in sorted((files.BUILD / "records" / "book").glob("*/seed*.json")):
+        fresh = read(path)
+        title = f"{fresh['notebook']}, seed {fresh['seed']}"
+        if (files.RECORDS / "book" / fresh["notebook"] / path.name).is_file():
+            compared.append(_compared(fresh, title))
+        else:
+            alone.append(title)
+    return page("on_your_machine", compared=compared, alone=alone)
 
 
 def equations_page(found: list[Equation]) -> str:
@@ -93,19 +163,20 @@ def runtimes_page(found: list[dict[str, Any]]) -> str:
 
 
 def write_pages(folder: Path, notebook_folder: Path | None = None) -> list[Path]:
-    """Write ledger.md, equations.md, paper_scale.md and runtimes.md to `folder`, with the files they link to beside them.
+    """Write the generated pages to `folder`, with the files they link to beside them.
 
     Args:
-        folder: the sources of the book; gets ledger.csv, ledger.json and records/ as well.
+        folder: the sources of the book; gets ledger.csv, ledger.json, its schema and records/ as well.
         notebook_folder: the notebooks in the book; only targets found there are linked.
     """
     folder, found = Path(folder), read_all()
-    rows, ours = ledger.build(found, notebook_folder), ledger.additions(found, notebook_folder)
+    rows, ours = ledger.build(found, notebook_folder), ledger.ours(found, notebook_folder)
     for record in found:
         text = record["path"].read_text(encoding="utf-8")
         ledger.write_text(folder / ledger.place(record), text)
     pages = {
         "ledger.md": ledger_page(rows, ours),
+        "on_your_machine.md": machine_page(),
         "equations.md": equations_page(equations.equations(notebook_folder)),
         "paper_scale.md": paper_scale.page(found),
         "runtimes.md": runtimes_page(found),

@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from .. import files
 from ..errors import DataFreeError
+from . import record
 from .criteria import Criterion, Missing, Run, load
 from .measured import Measured, accuracy, unpack
 from .verdict import Effect
@@ -19,6 +22,10 @@ NOT_COMPARED = ("second", "time", "peak", "memory", "µs")
 """Words in the name of a metric that say what the machine did: cost differs from run to run."""
 
 
+SHOWN = 10
+"""Differences that are printed."""
+
+
 @dataclass(frozen=True)
 class Moved:
     """A number of both runs. errors: the difference in standard errors; None where no chance is known for it."""
@@ -27,6 +34,17 @@ class Moved:
     first: float
     second: float
     errors: float | None
+
+    @property
+    def share(self) -> float:
+        """The difference as a share of the larger number."""
+        return abs(self.first - self.second) / (max(abs(self.first), abs(self.second)) or 1.0)
+
+    def __str__(self) -> str:
+        by = (
+            f"{100 * self.share:.2g} %, chance unknown" if self.errors is None else f"{self.errors:.1f} standard errors"
+        )
+        return f"{self.name}: {self.first:.6g} -> {self.second:.6g} ({by})"
 
 
 @dataclass(frozen=True)
@@ -44,10 +62,15 @@ class Flip:
         """True where chance does not explain it, or where nothing is known of chance."""
         return self.errors is None or self.errors > NOISE
 
+    def __str__(self) -> str:
+        by = "chance unknown" if self.errors is None else f"{self.errors:.1f} standard errors"
+        what = f"{self.claim}, {self.part}" if self.part else self.claim
+        return f"{what}: {self.first:+.4g} -> {self.second:+.4g} ({by}{'' if self.beyond_noise else ', within noise'})"
+
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `compare` finds; moved has only what differs, largest first."""
+    """What `compare` finds; moved has only what differs, largest first (in standard errors, then as a share)."""
 
     notebook: str
     flips: list[Flip]
@@ -60,6 +83,51 @@ class Comparison:
         return not any(flip.beyond_noise for flip in self.flips)
 
 
+def lines(found: Comparison) -> list[str]:
+    """What a comparison says, as lines of text."""
+    beyond = sum(flip.beyond_noise for flip in found.flips)
+    said = [f"{found.notebook}: {found.same} numbers are equal, {len(found.moved)} differ."]
+    said += [f"flips: {len(found.flips)}, beyond noise {beyond}", *(f"  {flip}" for flip in found.flips)]
+    if found.moved:
+        said += [f"largest differences ({min(SHOWN, len(found.moved))} of {len(found.moved)}):"]
+        said += [f"  {moved}" for moved in found.moved[:SHOWN]]
+    if found.differs:
+        said += ["what differs behind them:", *(f"  {key}: {a} -> {b}" for key, (a, b) in found.differs.items())]
+    return said
+
+
+def committed(notebook: str, profile: str = "book", seed: int = 0) -> dict[str, Any]:
+    """The record of book/records; DataFreeError where there is none."""
+    return _found(files.RECORDS, notebook, profile, seed, "committed record")
+
+
+def fresh(notebook: str, profile: str = "book", seed: int = 0) -> dict[str, Any]:
+    """The record of _build/records; DataFreeError where there is none."""
+    return _found(files.BUILD / "records", notebook, profile, seed, "fresh record")
+
+
+def _found(folder: Path, notebook: str, profile: str, seed: int, what: str) -> dict[str, Any]:
+    path = folder / profile / notebook / f"seed{seed}.json"
+    if not path.is_file():
+        raise DataFreeError(
+            f"there is no {what} of '{notebook}', profile {profile}, seed {seed} (no file '{path}'); "
+            f"make one with 'datafree run {notebook} --profile {profile} --seed {seed}', or give two record files."
+        )
+    return record.read(path)
+
+
+def pair(first: str, second: str = "", profile: str = "book", seed: int = 0) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Two records to compare: two files; one file and the committed record of its run; or, by a notebook's name, the
+    committed record and the fresh one."""
+    if second:
+        return record.read(Path(first)), record.read(Path(second))
+    if first.endswith(".json"):
+        given = record.read(Path(first))
+        return committed(given["notebook"], given["profile"], given["seed"]), given
+    name = Path(first).name.removesuffix(".ipynb")
+    return committed(name, profile, seed), fresh(name, profile, seed)
+
+
 def compare(first: dict[str, Any], second: dict[str, Any]) -> Comparison:
     """Compare two records of one chapter."""
     if first["notebook"] != second["notebook"]:
@@ -68,7 +136,7 @@ def compare(first: dict[str, Any], second: dict[str, Any]) -> Comparison:
         )
     pairs = list(_numbers(first, second))
     moved = [m for m in pairs if m.first != m.second]
-    moved.sort(key=lambda m: -(m.errors if m.errors is not None else math.inf))
+    moved.sort(key=lambda m: (m.errors is None, -(m.errors or 0.0), -m.share, m.name))
     flips = [flip for c in load().values() if c.chapter == first["notebook"] for flip in _flips(c, first, second)]
     return Comparison(first["notebook"], flips, moved, len(pairs) - len(moved), _differing(first, second))
 

@@ -10,7 +10,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,12 @@ from .verdict import SCALES, Effect, Interval, Verdict, disagreement, headline, 
 STATES = ("reproduced", "partly", "contradicted", "undecided", "identity", "not testable here", "open")
 COLUMNS = [
     "id", "paper", "where", "kind", "state", "scale", "n", "mean", "low", "high", "unit", "tolerance", "why", "stand_in",
-    "disagreement", "stale", "statement", "reason", "command", "records", "commit", "cell",
+    "disagreement", "stale", "statement", "reason", "note", "command", "records", "commit", "cell",
 ]  # fmt: skip
 """The columns of the CSV."""
+
+SCHEMA = "ledger.schema.json"
+"""What ledger.json holds, as a JSON Schema; in book/papers."""
 
 
 def scale_of(profile: str) -> str | None:
@@ -38,15 +41,26 @@ def scale_of(profile: str) -> str | None:
 
 def not_testable() -> dict[str, str]:
     """Claim id -> why it cannot be measured here and what it would take, from not_testable.yaml."""
-    path = files.PAPERS / "not_testable.yaml"
+    return _texts("not_testable.yaml", "a reason", set(claims.claims()))
+
+
+def notes() -> dict[str, str]:
+    """Claim id -> what its reader still needs to know (departures, budgets, baselines), from notes.yaml."""
+    own = {name for name, criterion in load().items() if criterion.statement}
+    return _texts("notes.yaml", "a note", set(claims.claims()) | own)
+
+
+def _texts(name: str, what: str, known: set[str]) -> dict[str, str]:
+    """A file that says something about some claims, each text on one line."""
+    path = files.PAPERS / name
     content = (files.read_yaml(path) or {}) if path.is_file() else {}
     if not isinstance(content, dict) or not all(isinstance(v, str) and v.strip() for v in content.values()):
-        raise DataFreeError(f"'{path}' must map claim ids to a reason, one or two sentences each.")
+        raise DataFreeError(f"'{path}' must map claim ids to {what}, one or two sentences each.")
     for claim_id in content:
-        if claim_id not in claims.claims():
-            close = suggestion(claim_id, claims.claims())
+        if claim_id not in known:
+            close = suggestion(claim_id, sorted(known))
             raise DataFreeError(f"'{path}' names the claim '{claim_id}', which is not in claims.yaml{close}.")
-    return {claim_id: " ".join(reason.split()) for claim_id, reason in content.items()}
+    return {claim_id: " ".join(text.split()) for claim_id, text in content.items()}
 
 
 def unique(items: Sequence[str]) -> list[str]:
@@ -66,7 +80,16 @@ def place(entry: dict[str, Any]) -> str:
 
 def is_stale(entry: dict[str, Any]) -> bool:
     """Whether what the record's run depends on is not what it is today."""
-    return entry["fingerprint"] != fingerprint(entry["notebook"], entry["parameters"])
+    return not entry["fingerprint"] or entry["fingerprint"] != fingerprint(entry["notebook"], entry["parameters"])
+
+
+class _Stale(dict):
+    """Place of a record -> whether it is stale, asked once for each."""
+
+    def of(self, entry: dict[str, Any]) -> bool:
+        if place(entry) not in self:
+            self[place(entry)] = is_stale(entry)
+        return self[place(entry)]
 
 
 # From records to verdicts -------------------------------------------------------------------------------------------
@@ -126,8 +149,9 @@ def _at_scale(verdict: Verdict, unit: str, pairs: list[tuple[dict, dict]]) -> di
 
 
 def _row(
-    claim: claims.Claim, criterion: Criterion | None, found: Sequence[dict], reason: str, cell: str | None
+    claim: claims.Claim, criterion: Criterion | None, found: Sequence[dict], about: Mapping, stale: _Stale
 ) -> dict:
+    """A row of the ledger. about: what stands in files beside the criteria: reason, note, cell."""
     by_scale, lacking = measurements(criterion, found) if criterion else ({}, [])
     judged = verdicts(criterion, by_scale) if criterion else {}
     chief = headline(judged)
@@ -139,7 +163,7 @@ def _row(
         "where": claim.where,
         "kind": claim.kind,
         "statement": claim.statement,
-        "state": chief.state if chief else "not testable here" if reason else "open",
+        "state": chief.state if chief else "not testable here" if about["reason"] else "open",
         "identity": bool(criterion and criterion.identity),
         "scale": chief.scale if chief else None,
         "n": chief.n if chief else 0,
@@ -152,13 +176,14 @@ def _row(
         "stand_in": criterion.stand_in_at(chief.scale if chief else None) if criterion else None,
         "criterion": criterion.check.__doc__ or "" if criterion else "",
         "lacking": lacking if not chief else [],
-        "stale": any(map(is_stale, chosen)),
-        "reason": "" if chief else reason,
+        "stale": any(map(stale.of, chosen)),
+        "reason": "" if chief else about["reason"],
+        "note": about["note"],
         "remark": claim.note,
         "command": "; ".join(unique([entry["command"] for entry in chosen])),
         "records": unique([place(entry) for entry in chosen]),
         "commit": ", ".join(unique([commit(entry) for entry in chosen])),
-        "cell": cell,
+        "cell": about["cell"],
     }
 
 
@@ -195,32 +220,31 @@ def build(found: list[dict[str, Any]] | None = None, notebook_folder: Path | Non
         found: records as `record.read_all` gives them (the default).
         notebook_folder: where to look for the targets of claims; default: notebooks/.
     """
-    found = record.read_all() if found is None else found
-    if said := unknown_claims():
-        raise DataFreeError(" ".join(said))
-    criteria, reasons, where = load(), not_testable(), cells(notebook_folder)
-    return [
-        _row(claim, criteria.get(claim.id), found, reasons.get(claim.id, ""), where.get(claim.id))
-        for claim in claims.claims().values()
-    ]
+    return _rows(claims.claims().values(), found, notebook_folder)
 
 
 def ours(found: list[dict[str, Any]] | None = None, notebook_folder: Path | None = None) -> list[dict[str, Any]]:
     """One row for each statement of our own that has a criterion, like those of `build`; paper: 'ours'."""
+    own = [
+        claims.Claim(id=name, paper="ours", statement=c.statement, where=c.chapter, kind="ours", how_to_check="")
+        for name, c in sorted(load().items())
+        if c.statement
+    ]
+    return _rows(own, found, notebook_folder)
+
+
+def _rows(wanted: Iterable[claims.Claim], found: list[dict] | None, notebook_folder: Path | None) -> list[dict]:
     found = record.read_all() if found is None else found
-    where, rows = cells(notebook_folder), []
-    for name, criterion in sorted(load().items()):
-        if criterion.statement:
-            own = claims.Claim(
-                id=name,
-                paper="ours",
-                statement=criterion.statement,
-                where=criterion.chapter,
-                kind="ours",
-                how_to_check="",
-            )
-            rows.append(_row(own, criterion, found, "", where.get(name)))
-    return rows
+    if said := unknown_claims():
+        raise DataFreeError(" ".join(said))
+    criteria, reasons, said, where, stale = load(), not_testable(), notes(), cells(notebook_folder), _Stale()
+    about = lambda name: {"reason": reasons.get(name, ""), "note": said.get(name, ""), "cell": where.get(name)}  # noqa: E731
+    return [_row(claim, criteria.get(claim.id), found, about(claim.id), stale) for claim in wanted]
+
+
+def on_a_stand_in(row: dict[str, Any]) -> bool:
+    """Whether a row was measured on something that stands for the paper's network or data."""
+    return bool(row["scale"] and row["stand_in"])
 
 
 def counts(rows: list[dict[str, Any]]) -> dict[str, dict[str, int]]:
@@ -251,9 +275,11 @@ def write_text(path: Path, text: str) -> Path:
 
 
 def write(rows: list[dict[str, Any]], own: list[dict[str, Any]], folder: Path | None = None) -> list[Path]:
-    """Write ledger.json and ledger.csv to `folder` (default: _build); our own statements come last."""
+    """Write ledger.json with its schema, and ledger.csv, to `folder` (default: _build); our own statements come last."""
     folder = folder or files.BUILD
+    schema = (files.PAPERS / SCHEMA).read_text(encoding="utf-8")
     return [
         write_text(folder / "ledger.json", as_json(rows, own)),
+        write_text(folder / SCHEMA, schema),
         write_text(folder / "ledger.csv", as_csv(rows + own)),
     ]

@@ -83,11 +83,19 @@ def _refuse(constant: str) -> None:
     raise ValueError(f"it holds {constant}, which is not a number")
 
 
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("it has a key twice")
+    return found
+
+
 def read(path: Path) -> dict[str, Any]:
     """One record as a dict; DataFreeError naming the file where it is not a whole and valid record."""
     again = "remove it and run its notebook again"
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=_refuse)
+        text = Path(path).read_text(encoding="utf-8")
+        content = json.loads(text, parse_constant=_refuse, object_pairs_hook=_once)
     except (OSError, ValueError, RecursionError) as error:
         raise DataFreeError(f"record '{path}' cannot be read ({error}); {again}.") from None
     if not isinstance(content, dict):

@@ -18,11 +18,24 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ...config import suggestion
 from ...errors import DataFreeError
 from ..measured import Measured, accuracy, accuracy_without_images, mean, unpack
 from ..verdict import Effect, above, below, within
 
-__all__ = ["CRITERIA", "Criterion", "Missing", "Run", "above", "below", "criterion", "load", "mean", "within"]
+__all__ = [
+    "CRITERIA",
+    "Criterion",
+    "Missing",
+    "Run",
+    "above",
+    "below",
+    "criterion",
+    "criterion_of",
+    "load",
+    "mean",
+    "within",
+]
 
 
 class Missing(DataFreeError):
@@ -150,3 +163,11 @@ def load() -> dict[str, Criterion]:
     for module in pkgutil.iter_modules(__path__):
         importlib.import_module(f"{__name__}.{module.name}")
     return CRITERIA
+
+
+def criterion_of(claim: str) -> Criterion:
+    """The criterion of a claim; DataFreeError with the nearest id where there is none."""
+    known = load()
+    if claim not in known:
+        raise DataFreeError(f"claim '{claim}' has no criterion{suggestion(claim, known)}; the ledger lists all claims.")
+    return known[claim]

@@ -102,8 +102,14 @@ class Chapter:
         value = 100 * int(right.sum()) / len(right)
         self._place(list(path), value)
         self._hits["/".join(map(str, path))] = pack(right.tolist())
-        self._inputs.setdefault(images.name, pixels_hash(images))
+        self._note_input(images)
         return value
+
+    def _note_input(self, images: ImageSet) -> None:
+        """The images' hash under their name and number; parts of one set have other numbers."""
+        name = f"{images.name}, {len(images)} images"
+        if name not in self._inputs:
+            self._inputs[name] = pixels_hash(images)
 
     def _place(self, path: list[str | int], value: float) -> None:
         """Put a value where the path leads: names are keys of dictionaries, numbers are places of lists."""

@@ -35,8 +35,10 @@ class Claim(Directive):
         if name not in rows:
             return [self.state.document.reporter.warning(f"claim '{name}' is not in the ledger", line=self.lineno)]
         up = "../" * env.docname.count("/")
-        box = effects.template("claim.html.j2", Path(__file__).parent)
-        return [nodes.raw("", box.render(row=rows[name], up=up), format="html")]
+        template = effects.template("claim.html.j2", Path(__file__).parent)
+        box = nodes.container()  # carries the ids of the targets before it; raw HTML would lose them
+        box += nodes.raw("", template.render(row=rows[name], up=up), format="html")
+        return [box]
 
 
 def setup(app):

@@ -190,6 +190,7 @@ class LWPruning(NotebookParameters):
     race: float = Field(
         2.0, ge=1, le=100, description="time that AKD and DI get to catch up, in units of the method's own (figure 3c)"
     )
+    race_steps: int = Field(300, ge=1, le=1_000_000, description="steps of the method there (a few hundred suffice)")
     batch: Batch = 32
     test_images: TestImages = 500
     lite_shares: Shares = "0.15"

@@ -131,7 +131,9 @@ def test_what_the_paper_profile_leaves_to_the_user_is_no_change():
 
 
 def test_the_fingerprint_depends_on_parameters_but_not_on_folders():
-    prints = [start(**c).record()["fingerprint"] for c in ({}, {"steps": 3}, {"weights": "/a/x.pt"}, {"weights": "/b/x.pt"})]
+    prints = [
+        start(**c).record()["fingerprint"] for c in ({}, {"steps": 3}, {"weights": "/a/x.pt"}, {"weights": "/b/x.pt"})
+    ]
     assert prints[2] == prints[3] and len(set(prints)) == 3
 
 

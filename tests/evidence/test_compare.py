@@ -18,7 +18,9 @@ def entry(right, other, **changes):
     """A record of two networks, of which this says which images each has right."""
     metrics = {"top1": {"ours": 100 * float(np.mean(right)), "theirs": 100 * float(np.mean(other))}, "seconds": 1.0}
     changes = {"provenance": {"machine": {"threads": 1}, "packages": {}}, "inputs": {"w": "1"}} | changes
-    return record_of(changes.pop("metrics", metrics), hits={"top1/ours": pack(right), "top1/theirs": pack(other)}, **changes)
+    return record_of(
+        changes.pop("metrics", metrics), hits={"top1/ours": pack(right), "top1/theirs": pack(other)}, **changes
+    )
 
 
 @pytest.fixture
@@ -150,7 +152,9 @@ def test_the_command_takes_a_notebook_or_files_and_fails_on_a_flip(run_cli, two)
     assert code == 0 and "0 differ" in out
 
 
-@pytest.mark.parametrize("arguments", [["01_no"], [RECORDED, "--seed", "3"], ["no.json"], [RECORDED, "--profile", "paper"]])
+@pytest.mark.parametrize(
+    "arguments", [["01_no"], [RECORDED, "--seed", "3"], ["no.json"], [RECORDED, "--profile", "paper"]]
+)
 def test_what_cannot_be_compared_is_one_sentence(run_cli, two, arguments):
     code, out, err = run_cli("compare", *arguments)
     assert code == 2 and not out and err.startswith("datafree: ") and err.count("\n") == 1

@@ -93,7 +93,9 @@ def test_all_scales_stand_side_by_side_and_the_nearest_with_three_seeds_counts(p
     leave_gains(-1.0, -1.1, -0.9)
     leave_gains(1.0, profile="reduced")
     found = row("kw-c12", places)
-    assert (found["state"], found["scale"], found["n"]) == ("contradicted", "book", 3), "one reduced seed overrides nothing"
+    assert (found["state"], found["scale"], found["n"]) == ("contradicted", "book", 3), (
+        "one reduced seed overrides nothing"
+    )
     assert list(found["scales"]) == ["reduced", "book"] and found["scales"]["reduced"]["n"] == 1
     assert not found["disagreement"], "an undecided scale disagrees with nobody"
     leave_gains(1.0, 1.2, 0.8, profile="reduced")
@@ -307,7 +309,8 @@ def test_the_committed_records_give_a_ledger_that_fits_its_schema(schema, places
 
 
 @pytest.mark.parametrize(
-    "change", [{"state": "not reproduced"}, {"n": -1}, {"colour": "red"}, {"records": ["/home/x.json"]}, {"tolerance": "1"}]
+    "change",
+    [{"state": "not reproduced"}, {"n": -1}, {"colour": "red"}, {"records": ["/home/x.json"]}, {"tolerance": "1"}],
 )
 def test_the_schema_refuses_what_no_ledger_holds(schema, places, gain, change):
     leave_gains(1.0, 1.1, 0.9)
@@ -365,4 +368,6 @@ def test_the_committed_records_can_all_be_read(run_cli, monkeypatch):
     monkeypatch.setattr(files, "RECORDS", files.ROOT / "book" / "records")
     code, out, err = run_cli("ledger", "--check")
     assert code == 0, err
-    assert all(json.loads(p.read_text())["digest"] == digest(json.loads(p.read_text())) for p in files.RECORDS.rglob("*.json"))
+    assert all(
+        json.loads(p.read_text())["digest"] == digest(json.loads(p.read_text())) for p in files.RECORDS.rglob("*.json")
+    )

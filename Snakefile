@@ -20,13 +20,15 @@ PROFILE_FILE = "notebooks/profiles/{profile}.yaml"
 
 # What only draws or assembles the book does not change a measurement.
 ASSEMBLY = sorted(str(p) for pattern in (
-    "book/build.py", "book/doctor.py", "book/equations.py", "book/locks.py", "book/markdown.py", "book/pages.py",
-    "book/paper_scale.py", "book/*.md.j2", "cli.py", "evidence/ledger.py",
+    "book/build.py", "book/doctor.py", "book/effects.py", "book/equations.py", "book/locks.py", "book/markdown.py",
+    "book/pages.py", "book/paper_scale.py", "book/*.md.j2", "book/*.html.j2", "cli.py",
+    "evidence/compare.py", "evidence/criteria/*.py", "evidence/ledger.py", "evidence/verdict.py",
 ) for p in Path("lib/datafree").glob(pattern))
 LIBRARY = sorted(str(p) for p in Path("lib/datafree").rglob("*.py") if str(p) not in ASSEMBLY)
 # Nor does what only draws or reports change an image.
 REPORTING = ("lib/datafree/book/show.py", "lib/datafree/book/plots.py", "lib/datafree/book/run.py", "lib/datafree/evidence/record.py")
 GENERATOR = [p for p in LIBRARY if p not in REPORTING]
+BOXES = sorted(str(p) for p in Path("book/_ext").glob("*.*"))
 PROSE = sorted(str(p) for p in Path("book").rglob("*") if p.is_file() and p.parts[1] not in ("records", "papers"))
 EVIDENCE = sorted(str(p) for folder in ("records", "papers") for p in Path("book", folder).rglob("*") if p.is_file())
 
@@ -97,7 +99,7 @@ rule notebook:
 rule ledger:
     input:
         expand(RECORD, profile=PROFILE, name=NOTEBOOKS, seed=0), EVIDENCE, LIBRARY,
-        ASSEMBLY,
+        ASSEMBLY, BOXES,
         expand("notebooks/{name}.ipynb", name=NOTEBOOKS), sorted(str(p) for p in Path("tests").rglob("test_*.py"))
     output:
         json="_build/ledger.json",

@@ -1,5 +1,6 @@
 """Fixtures that several test files share: a tiny network, a folder of images, a sealed copy of the embedded files."""
 
+import functools
 import json
 import os
 import shutil
@@ -18,6 +19,8 @@ from datafree import FRanDI, cli, files, inputs, torchvision_shim, training
 from datafree.core import batchnorm
 from datafree.core.metrics import outputs
 from datafree.data.images import ImageSet
+from datafree.evidence import criteria
+from datafree.evidence.record import digest
 from datafree.networks.blocks import CIFAR_MEAN, CIFAR_STD, Normalize, conv_bn
 from datafree.networks.weights import load_network
 from datafree.networks.zoo import ARCHITECTURES, build_network
@@ -261,31 +264,55 @@ def places(tmp_path, monkeypatch):
 RECORDED = "01_kw_synthesis"
 
 
-def record_of(claims, profile="book", seed=0, overrides=None, **more):
-    """The content of a record of RECORDED with `claims`: a list of dicts with at least id and holds."""
-    return {
+def record_of(metrics=None, profile="book", seed=0, overrides=None, **more):
+    """The content of a record of RECORDED with these metrics, as a run leaves it."""
+    content = {
         "notebook": RECORDED,
         "profile": profile,
         "seed": seed,
-        "parameters": {},
+        "parameters": {"test_images": 1000, "steps": 40},
         "overrides": overrides or {},
         "command": f"datafree run {RECORDED} --profile {profile} --seed {seed}",
         "provenance": {"git": {"commit": "a" * 40, "dirty": False}, "machine": {"system": "Linux", "threads": 2}},
         "started": "2026-01-02T03:04:05+00:00",
         "seconds": 12.0,
         "peak_memory_mb": 345.0,
-        "metrics": {},
-        "claims": [{"measured": {}, "margin": None, "note": "", "scale": profile} | c for c in claims],
+        "inputs": {},
+        "fingerprint": "",
+        "metrics": metrics or {},
+        "hits": {},
     } | more
+    return content | {"digest": digest(content)}
 
 
-def leave_record(claims, profile="book", seed=0, fresh=False, **more):
+def leave_record(metrics=None, profile="book", seed=0, fresh=False, **more):
     """Write such a record where the ledger looks for it: among the committed ones, or the fresh ones of the build."""
     folder = (files.BUILD / "records" if fresh else files.RECORDS) / profile / RECORDED
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"seed{seed}.json"
-    path.write_text(json.dumps(record_of(claims, profile, seed, **more)))
+    path.write_text(json.dumps(record_of(metrics, profile, seed, **more)))
     return path
+
+
+@pytest.fixture
+def register(tmp_path, monkeypatch):
+    """An empty register of criteria, and the papers' claims without notes; returns the decorator that fills it."""
+    criteria.load()
+    monkeypatch.setattr(criteria, "CRITERIA", {})
+    papers = tmp_path / "papers"
+    shutil.copytree(files.PAPERS, papers, ignore=shutil.ignore_patterns("notes.yaml"))
+    monkeypatch.setattr(files, "PAPERS", papers)
+    return functools.partial(criteria.criterion, chapter=RECORDED, unit="points")
+
+
+@pytest.fixture
+def gain(register):
+    """One made-up criterion: kw-c12 holds where the metric 'gain' is above zero."""
+
+    @register("kw-c12")
+    def above_zero(run):
+        """The gain is above zero."""
+        return criteria.above(run.metric("gain"))
 
 
 def write_chapter(places, *cells):

@@ -99,6 +99,15 @@ def test_a_new_committed_record_reaches_the_ledger(root):
     assert planned(root) == {"ledger": 1, "html": 1}
 
 
+JUDGING = ("evidence/criteria/layerwise.py", "evidence/verdict.py", "evidence/compare.py", "book/effects.py")
+
+
+@pytest.mark.parametrize("name", [f"lib/datafree/{name}" for name in JUDGING] + ["book/_ext/claims.py"])
+def test_what_judges_or_draws_claims_runs_no_notebook(root, name):
+    touch(root / name, NEW)
+    assert planned(root) == {"ledger": 1, "html": 1}
+
+
 def test_new_data_make_everything_anew(root):
     touch(root / "data_stubs" / "SHA256SUMS", NEW)
     assert planned(root)["synthesise"] == 3

@@ -1,5 +1,6 @@
 """A run of a chapter: its parameters, its images, and the record it leaves."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -9,10 +10,14 @@ from conftest import RECORDED
 
 from datafree import files
 from datafree.book import chapters, parameters
-from datafree.data.images import generated
+from datafree.core import metrics
+from datafree.data.images import ImageSet, generated, pixels_hash
 from datafree.errors import DataFreeError
 from datafree.evidence import ledger
-from datafree.evidence.record import read, read_all
+from datafree.evidence.criteria import Run
+from datafree.evidence.fingerprint import fingerprint
+from datafree.evidence.measured import unpack
+from datafree.evidence.record import digest, read, read_all
 from datafree.papers.knowledge_within import synthesis
 
 NAME = RECORDED
@@ -28,33 +33,76 @@ def start(**changes):
     return chapters.begin(NAME, namespace(**changes))
 
 
+def few_images(count=11, name="few"):
+    """Two classes; labels alternate."""
+    pixels = torch.randint(0, 256, (count, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    return ImageSet(pixels, torch.arange(count) % 2, ["dark", "light"], name)
+
+
 def test_a_run_leaves_one_whole_record(places, capsys):
     chapter = start(seed=3)
     chapter.metric("jkl", torch.tensor(0.25))
     chapter.metric("curve", np.array([1.0, 2.0]))
-    chapter.claim("kw-c12", holds=np.bool_(True), measured={"end": torch.tensor([0.5, 0.25])}, note="n", margin=0.1)
-    chapter.claim("kw-c13", holds=None)
     chapter.finish()
     folder = places / "_build" / "records" / "book" / NAME
     assert [p.name for p in folder.iterdir()] == ["seed3.json"]
     record = json.loads((folder / "seed3.json").read_text())
-    assert record["metrics"] == {"jkl": 0.25, "curve": [1.0, 2.0]}
-    assert record["claims"][0]["measured"] == {"end": [0.5, 0.25]} and record["claims"][0]["scale"] == "book"
+    assert record["metrics"] == {"jkl": 0.25, "curve": [1.0, 2.0]} and record["hits"] == {}
     assert record["command"] == f"datafree run {NAME} --profile book --seed 3"
     assert record["seconds"] >= 0 and record["cpu_seconds"] >= 0 and record["peak_memory_mb"] > 10
     assert record["provenance"]["packages"]["torch"] and record["overrides"] == {}
+    assert record["fingerprint"] == fingerprint(NAME, record["parameters"]) and record["digest"] == digest(record)
+    assert "claims" not in record and "additions" not in record, "a chapter measures, it does not judge"
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith(f"{NAME} · profile book · seed 3 · commit ")
-    assert lines[1].startswith("kw-c12 holds: Minimising J_KL") and lines[2].startswith("kw-c13 undecided: ")
-    assert lines[3] == f"{NAME}: record written." and len(lines) == 4
+    assert lines[1] == f"{NAME}: record written." and len(lines) == 2
 
 
 def test_what_finish_wrote_is_what_read_all_reads():
     chapter = start()
-    chapter.claim("kw-c12", holds=False)
+    chapter.metric("jkl", 0.5)
     chapter.finish()
     (record,) = read_all()
-    assert record["claims"][0]["holds"] is False and record["path"].name == "seed0.json"
+    assert record["metrics"] == {"jkl": 0.5} and record["path"].name == "seed0.json"
+
+
+def test_an_accuracy_keeps_its_images(tiny):
+    chapter, net, images = start(), tiny(2).eval(), few_images()
+    value = chapter.accuracy(("top1", "4w4a", "BNS"), net, images)
+    record = chapter.record()
+    assert record["metrics"] == {"top1": {"4w4a": {"BNS": value}}}
+    right = unpack(record["hits"]["top1/4w4a/BNS"])
+    assert right.tolist() == metrics.hits(net, images)[0].tolist() and value == pytest.approx(100 * right.mean())
+    assert record["inputs"] == {"few": pixels_hash(images)}
+    assert Run(record).accuracy("top1", "4w4a", "BNS").value == pytest.approx(value), "a criterion finds it"
+
+
+def test_repetitions_are_kept_in_a_list(tiny):
+    chapter, images = start(), few_images()
+    values = [chapter.accuracy(("top1", k, "BNS"), tiny(2).eval(), images) for k in range(3)]
+    values += [chapter.share(("shares", k), torch.arange(11) < k, images) for k in (0, 1)]
+    record = chapter.record()
+    assert record["metrics"]["top1"] == [{"BNS": value} for value in values[:3]]
+    assert record["metrics"]["shares"] == [0.0, pytest.approx(100 / 11)]
+    assert set(record["hits"]) == {"top1/0/BNS", "top1/1/BNS", "top1/2/BNS", "shares/0", "shares/1"}
+
+
+def test_agreement_needs_no_labels(tiny):
+    chapter, net = start(), tiny(2).eval()
+    unlabelled = dataclasses.replace(few_images(), labels=torch.full((11,), -1))
+    assert chapter.agreement(("same",), net, net, unlabelled) == 100.0
+    assert unpack(chapter.record()["hits"]["same"]).all()
+    with pytest.raises(DataFreeError, match="without labels"):
+        chapter.accuracy(("top1",), net, unlabelled)
+
+
+def test_inputs_are_named_with_their_hashes(tiny):
+    chapter, net = start(), tiny(2).eval()
+    for name, count in (("few", 11), ("more", 12)):
+        chapter.accuracy(("top1", name), net, few_images(count, name))
+    record = chapter.record()
+    assert set(record["inputs"]) >= {"few", "more"} and all(len(v) == 64 for v in record["inputs"].values())
+    assert record["inputs"]["few"] != record["inputs"]["more"]
 
 
 def test_the_runner_chooses_the_place(places, monkeypatch):
@@ -66,7 +114,6 @@ def test_the_runner_chooses_the_place(places, monkeypatch):
 
 def test_changed_parameters_make_a_trial():
     chapter = start(steps=3, weights="/home/somebody/net 1.pt")
-    chapter.claim("kw-c12", holds=True)
     chapter.finish()
     content = (files.BUILD / "runs" / NAME / "seed0.json").read_text()
     assert "somebody" not in content
@@ -78,18 +125,16 @@ def test_changed_parameters_make_a_trial():
 
 def test_what_the_paper_profile_leaves_to_the_user_is_no_change():
     config = parameters.resolve(NAME, "paper", {"weights": "/data/r44.th", "root": "/data/cifar"})
-    chapter = chapters.begin(NAME, config.model_dump())
-    chapter.claim("kw-c12", holds=True)
-    record = chapter.record()
-    assert record["overrides"] == {} and record["claims"][0]["scale"] == "paper"
+    record = chapters.begin(NAME, config.model_dump()).record()
+    assert record["overrides"] == {} and record["profile"] == "paper"
     assert "-p weights=PATH/r44.th -p root=PATH/cifar" in record["command"]
 
 
-def test_smoke_runs_never_claim_a_scale():
-    config = parameters.resolve(NAME, "smoke")
-    chapter = chapters.begin(NAME, config.model_dump())
-    chapter.claim("kw-c12", holds=True, scale="paper")
-    assert chapter.record()["claims"][0]["scale"] == "smoke"
+def test_the_fingerprint_depends_on_parameters_but_not_on_folders():
+    prints = [
+        start(**c).record()["fingerprint"] for c in ({}, {"steps": 3}, {"weights": "/a/x.pt"}, {"weights": "/b/x.pt"})
+    ]
+    assert prints[2] == prints[3] and len(set(prints)) == 3
 
 
 def test_begin_seeds_everything():
@@ -125,53 +170,15 @@ def test_begin_needs_the_parameters_cell():
         chapters.begin("01_kw_synthesi", {})
 
 
-@pytest.mark.parametrize(
-    "claim_id, arguments, words",
-    [
-        ("kw-c99", {"holds": True}, "'kw-c99' is not in"),
-        ("kw-c12", {"holds": 1}, "'holds'"),
-        ("kw-c12", {"holds": "yes"}, "'holds'"),
-        ("kw-c12", {"holds": torch.tensor([True, False])}, "'holds'"),
-        ("kw-c12", {"holds": True, "measured": {"a": float("nan")}}, "kw-c12.a' is nan"),
-        ("kw-c12", {"holds": True, "measured": {"a": {"b": [1.0, torch.tensor(torch.inf)]}}}, "kw-c12.a.b' is inf"),
-        ("kw-c12", {"holds": True, "measured": {"a": object()}}, "is a object"),
-        ("kw-c12", {"holds": True, "measured": [1]}, "'measured'"),
-        ("kw-c12", {"holds": True, "margin": float("inf")}, "is inf"),
-        ("kw-c12", {"holds": True, "scale": "huge"}, "'scale'"),
-        ("kw-c12", {"holds": True, "note": 3}, "'note'"),
-    ],
-)
-def test_bad_claims_are_refused(claim_id, arguments, words):
-    chapter = start()
-    with pytest.raises(DataFreeError, match=words):
-        chapter.claim(claim_id, **arguments)
-    assert chapter.record()["claims"] == []
-
-
-def test_a_claim_is_measured_once_a_run():
-    chapter = start()
-    chapter.claim("kw-c12", holds=True)
-    with pytest.raises(DataFreeError, match="already measured"):
-        chapter.claim("kw-c12", holds=False)
-
-
-def test_statements_of_ours_are_kept_apart(capsys):
-    chapter = start()
-    chapter.addition("own-gaussian", "It helps.", holds=True, measured={"gain": 3.5})
-    assert capsys.readouterr().out.endswith("own-gaussian holds: It helps.\n")
-    assert chapter.record()["claims"] == [] and chapter.record()["additions"][0]["statement"] == "It helps."
-    with pytest.raises(DataFreeError, match="already measured"):
-        chapter.addition("own-gaussian", "It helps.", holds=False)
-    with pytest.raises(DataFreeError, match="starts with 'own-'"):
-        chapter.addition("kw-c12", "It helps.", holds=True)
-
-
 def test_metrics_refuse_what_is_no_number():
     chapter = start()
     with pytest.raises(DataFreeError, match="'loss' is nan"):
         chapter.metric("loss", torch.tensor([1.0, float("nan")]))
+    with pytest.raises(DataFreeError, match="'a.b' is inf"):
+        chapter.metric("a", {"b": [1.0, torch.tensor(torch.inf)]})
     with pytest.raises(DataFreeError, match="'path' is a PosixPath|'path' is a WindowsPath"):
         chapter.metric("path", files.ROOT)
+    assert chapter.record()["metrics"] == {}
 
 
 def test_a_record_that_cannot_be_written_is_one_sentence(places, monkeypatch):
@@ -181,15 +188,15 @@ def test_a_record_that_cannot_be_written_is_one_sentence(places, monkeypatch):
         start().finish()
 
 
-def test_a_real_chapter_reaches_the_ledger(places):
+def test_a_real_chapter_reaches_the_ledger(places, gain):
     """From begin() to the state, through the files."""
     for seed in range(5):
         chapter = chapters.begin(NAME, parameters.NOTEBOOKS[NAME](seed=seed).model_dump())
-        chapter.claim("kw-c12", holds=seed < 4, measured={"ratio": 0.1 * seed})
+        chapter.metric("gain", 1 + 0.1 * seed)
         chapter.finish()
     found = {r["id"]: r for r in ledger.build(notebook_folder=places / "notebooks")}["kw-c12"]
-    assert (found["state"], found["n"], found["scale"]) == ("partly", 5, "book")
-    assert found["measured"]["ratio"]["mean"] == pytest.approx(0.2)
+    assert (found["state"], found["n"], found["scale"], found["stale"]) == ("reproduced", 5, "book", False)
+    assert found["effect"]["mean"] == pytest.approx(1.2)
 
 
 # The images that several chapters share

@@ -10,6 +10,7 @@ from bs4 import BeautifulSoup
 
 from datafree import files
 from datafree.book import build
+from datafree.evidence import ledger
 
 HTML = files.BUILD / "html"
 LOADING_RELS = {"stylesheet", "preload", "modulepreload", "icon", "shortcut", "preconnect", "dns-prefetch", "prefetch"}
@@ -153,9 +154,16 @@ def test_no_chapter_shows_an_error_or_a_warning(pages):
 
 def test_the_ledger_is_written_beside_the_book():
     claims = json.loads((files.BUILD / "ledger.json").read_text())["claims"]
-    states = {"reproduced", "partly", "not reproduced", "not testable here", "open"}
     assert len({claim["id"] for claim in claims}) == len(claims) > 100
-    assert {claim["state"] for claim in claims} <= states
+    assert {claim["state"] for claim in claims} <= set(ledger.STATES)
+
+
+def test_the_ledgers_page_has_a_row_and_a_panel_for_each_claim(pages):
+    content = json.loads((files.BUILD / "ledger.json").read_text())
+    known = [row["id"] for row in content["claims"] + content["ours"]]
+    soup = pages[HTML / "ledger.html"]
+    assert [row.td.get_text() for row in soup.select("table.ledger-table tbody tr")] == known
+    assert [name for name in known if not soup.find(id=f"ledger-{name}")] == []
 
 
 def test_tidy_drops_what_papermill_adds_and_nothing_else():

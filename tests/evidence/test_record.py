@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from datafree.errors import DataFreeError
-from datafree.evidence.record import plain, portable, read_all, scan
+from datafree.evidence.record import digest, plain, portable, read, read_all, scan
 
 NAME = RECORDED
 
@@ -16,9 +16,9 @@ pytestmark = pytest.mark.usefixtures("places")
 
 
 def write(path, **changes):
-    """A valid record, changed as asked."""
+    """A valid record, made as asked."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record_of([{"id": "kw-c12", "holds": True, "measured": {"end": 0.1}}]) | changes))
+    path.write_text(json.dumps(record_of(**changes)))
     return path
 
 
@@ -50,37 +50,78 @@ def test_unfinished_files_are_not_records(places):
     assert len(read_all()) == 1
 
 
+def _sealed(content):
+    """Content with a digest that fits, as somebody would write who knows how."""
+    return content | {"digest": digest(content)}
+
+
 def _broken(path, kind):
     content = json.loads(path.read_text())
     if kind == "half":
         return path.write_text(path.read_text()[: path.stat().st_size // 2])
     if kind == "bytes":
         return path.write_bytes(b"\xff\x00\xfe")
+    if kind == "twice":
+        return path.write_text(path.read_text().replace('"seed": 0', '"seed": 0, "seed": 0'))
+    if kind == "input twice":
+        return path.write_text(path.read_text().replace('"inputs": {', '"inputs": {"a": "1", "a": "1"'))
+    if kind == "deep":
+        return path.write_text("[" * 100_000)
     changes = {
         "list": [],
         "nan": content | {"metrics": {"x": float("nan")}},
-        "no claims": {k: v for k, v in content.items() if k != "claims"},
-        "stranger": content | {"colour": "red"},
-        "seed": content | {"seed": "0"},
-        "escape": content | {"profile": "../../x"},
-        "twice": content | {"claims": content["claims"] * 2},
-        "verdict": content | {"claims": [content["claims"][0] | {"holds": "true"}]},
-        "seconds": content | {"seconds": -1.0},
+        "edited": content | {"metrics": {"x": 2}},
+        "edited hits": content | {"hits": {"top1": "8:c${NkU"}},
+        "no digest": {k: v for k, v in content.items() if k != "digest"},
+        "no metrics": _sealed({k: v for k, v in content.items() if k != "metrics"}),
+        "old": _sealed(content | {"claims": []}),
+        "stranger": _sealed(content | {"colour": "red"}),
+        "seed as text": _sealed(content | {"seed": "0"}),
+        "another seed": _sealed(content | {"seed": 3}),
+        "escape": _sealed(content | {"profile": "../../x"}),
+        "escape of the notebook": _sealed(content | {"notebook": "../x"}),
+        "hits as numbers": _sealed(content | {"hits": {"top1": 3}}),
+        "seconds": _sealed(content | {"seconds": -1.0}),
     }
     return path.write_text(json.dumps(changes[kind]))
 
 
-@pytest.mark.parametrize(
-    "kind", ["half", "bytes", "list", "nan", "no claims", "stranger", "seed", "escape", "twice", "verdict", "seconds"]
-)
+BROKEN = (
+    "half", "bytes", "twice", "input twice", "deep", "list", "nan", "edited", "edited hits", "no digest", "no metrics", "old",
+    "stranger", "seed as text", "another seed", "escape", "escape of the notebook", "hits as numbers", "seconds",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", BROKEN)
 def test_broken_records_are_named(places, kind):
-    path = write(places / "records" / "book" / NAME / "seed0.json")
+    path = write(places / "records" / "book" / NAME / "seed0.json", metrics={"x": 1})
     assert len(read_all()) == 1
     _broken(path, kind)
     with pytest.raises(DataFreeError, match="seed0.json'"):
         read_all()
     found, problems = scan()
     assert found == [] and len(problems) == 1
+
+
+@pytest.mark.parametrize(
+    "kind, words",
+    [
+        ("edited", "its digest does not fit"),
+        ("another seed", "of seed 3, which its name contradicts"),
+        ("input twice", "a key twice"),
+        ("nan", "not a number"),
+    ],
+)
+def test_the_sentence_says_what_is_wrong(places, kind, words):
+    path = write(places / "records" / "book" / NAME / "seed0.json")
+    _broken(path, kind)
+    with pytest.raises(DataFreeError, match=words):
+        read(path)
+
+
+def test_the_digest_does_not_depend_on_the_order_of_keys():
+    content = record_of({"a": 1, "b": [1.0, "é"]})
+    assert digest(dict(reversed(content.items()))) == content["digest"] == digest(json.loads(json.dumps(content)))
 
 
 def test_an_empty_folder_has_no_records():

@@ -115,8 +115,11 @@ class Chapter:
         """Put a value where the path leads: names are keys of dictionaries, numbers are places of lists."""
         place: Any = self._metrics
         for key, following in zip(path, path[1:]):
-            if isinstance(place, dict) and key not in place:
-                place[key] = [] if isinstance(following, int) else {}
+            empty: Any = [] if isinstance(following, int) else {}
+            if isinstance(place, dict):
+                place.setdefault(key, empty)
+            elif key == len(place):
+                place.append(empty)
             place = place[key]
         if isinstance(place, list) and path[-1] == len(place):
             place.append(value)

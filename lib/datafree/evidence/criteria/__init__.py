@@ -118,7 +118,12 @@ class Criterion:
 
     def effects(self, run: Run) -> dict[str, Effect]:
         """Part -> effect of one run; Missing where the run lacks something."""
-        found = self.check(run)
+        try:
+            found = self.check(run)
+        except ZeroDivisionError:
+            raise Missing(
+                "a share of nothing was asked for: what the criterion divides by is zero in this run."
+            ) from None
         return {"": found} if isinstance(found, Effect) else dict(found)
 
     def stand_in_at(self, scale: str | None) -> str | None:

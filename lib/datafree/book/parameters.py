@@ -245,7 +245,8 @@ class FRanDISelection(NotebookParameters):
     images: int = Field(64, ge=4, le=4096, description="synthetic images of each network (section 5.1: 128 to 256)")
     synthesis_steps: int = Field(90, ge=2, le=100_000, description="steps of Adam on them (section 4: 500)")
     networks: int = Field(30, ge=4, le=10_000, description="random networks of figure 2 (50)")
-    recovered_networks: int = Field(12, ge=2, le=10_000, description="how many of them are recovered too (not given)")
+    recovered_networks: int = Field(6, ge=2, le=10_000, description="how many of them are recovered too (not given)")
+    recovered_batch: int = Field(16, ge=2, le=4096, description="images a step in these recoveries (section 5.1: all)")
     plot_reduction: Reduction = 3.0
     candidates: int = Field(60, ge=4, le=100_000, description="sets of ranks of each search (section 5.1: 500)")
     branches: int = Field(4, ge=0, le=1000, description="distinct first ranks of a search; 0: all independent")

@@ -216,3 +216,36 @@ def test_a_narrow_window_does_not_scroll_sideways(browser, site):
             wide.append(page)
     browser.send("Emulation.clearDeviceMetricsOverride")
     assert wide == []
+
+
+CHOOSE = """((name, value) => {
+  const label = [...document.querySelectorAll('.ledger-controls label')].find(l => l.textContent.startsWith(name));
+  const field = label.querySelector('select, input');
+  field.value = value;
+  field.dispatchEvent(new Event(field.tagName === 'SELECT' ? 'change' : 'input'));
+})"""
+SHOWN = "[...document.querySelectorAll('.ledger-table tbody tr')].filter(row => !row.hidden)"
+
+
+def test_the_ledger_can_be_filtered_and_sorted(browser, site):
+    browser.visit(site + "ledger.html")
+    everything = browser.until(f"document.querySelector('.ledger-controls') && {SHOWN}.length")
+    browser.value(f"{CHOOSE}('state', 'identity')")
+    identities = browser.value(f"{SHOWN}.length")
+    assert 0 < identities < everything
+    assert browser.value(f"{SHOWN}.every(row => row.dataset.state === 'identity')")
+    assert browser.value("document.querySelector('.ledger-controls output').textContent") == f"{identities} of {everything}"
+    browser.value(f"{CHOOSE}('state', '')")
+    browser.value(f"{CHOOSE}('search', 'kw-c19')")
+    assert browser.value(f"{SHOWN}.map(row => row.cells[0].textContent)") == ["kw-c19"]
+    browser.value(f"{CHOOSE}('search', '')")
+    browser.value("document.querySelectorAll('.ledger-table th button')[3].click()")
+    counts = browser.value(f"{SHOWN}.map(row => Number(row.dataset.n))")
+    assert len(counts) == everything and counts == sorted(counts)
+    assert browser.complaints() == []
+
+
+def test_a_permalink_opens_its_panel(browser, site):
+    browser.visit(site + "ledger.html#ledger-kw-c19")
+    browser.until("[...document.querySelectorAll('details[open]')].some(d => d.textContent.includes('kw-c19'))")
+    assert browser.value("document.querySelectorAll('details[open]').length") == 1

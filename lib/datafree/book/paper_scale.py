@@ -100,7 +100,7 @@ def lite(found: list[dict]) -> Table:
 
 
 def repair(found: list[dict]) -> Table:
-    """Chapter 08's accuracies by pruned share; the paper's table is not public to us, so nothing stands beside them."""
+    """Chapter 08's accuracies by pruned share; we had the paper's abstract and introduction only, so nothing stands beside them."""
     shares = found[0]["metrics"]["top1_by_share"]["shares"]
     by_norm = [r["metrics"]["top1_by_share"]["by l2 norm"] for r in found]
     rows = [[name, "here", *(_values(r[name][k] for r in by_norm) for k in range(len(shares)))] for name in by_norm[0]]

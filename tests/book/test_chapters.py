@@ -101,8 +101,9 @@ def test_inputs_are_named_with_their_hashes(tiny):
     for name, count in (("few", 11), ("more", 12)):
         chapter.accuracy(("top1", name), net, few_images(count, name))
     record = chapter.record()
-    assert set(record["inputs"]) >= {"few", "more"} and all(len(v) == 64 for v in record["inputs"].values())
-    assert record["inputs"]["few"] != record["inputs"]["more"]
+    few, more = "few, 11 images", "more, 12 images"
+    assert set(record["inputs"]) >= {few, more} and all(len(v) == 64 for v in record["inputs"].values())
+    assert record["inputs"][few] != record["inputs"][more]
 
 
 def test_the_runner_chooses_the_place(places, monkeypatch):
@@ -124,10 +125,11 @@ def test_changed_parameters_make_a_trial():
 
 
 def test_what_the_paper_profile_leaves_to_the_user_is_no_change():
-    config = parameters.resolve(NAME, "paper", {"weights": "/data/r44.th", "root": "/data/cifar"})
-    record = chapters.begin(NAME, config.model_dump()).record()
+    name = "12_frandi_segmentation"
+    config = parameters.resolve(name, "paper", {"weights": "/data/net.pt", "root": "/data/voc"})
+    record = chapters.begin(name, config.model_dump()).record()
     assert record["overrides"] == {} and record["profile"] == "paper"
-    assert "-p weights=PATH/r44.th -p root=PATH/cifar" in record["command"]
+    assert "-p weights=PATH/net.pt -p root=PATH/voc" in record["command"]
 
 
 def test_the_fingerprint_depends_on_parameters_but_not_on_folders():

@@ -234,7 +234,10 @@ def test_the_ledger_can_be_filtered_and_sorted(browser, site):
     identities = browser.value(f"{SHOWN}.length")
     assert 0 < identities < everything
     assert browser.value(f"{SHOWN}.every(row => row.dataset.state === 'identity')")
-    assert browser.value("document.querySelector('.ledger-controls output').textContent") == f"{identities} of {everything}"
+    assert (
+        browser.value("document.querySelector('.ledger-controls output').textContent")
+        == f"{identities} of {everything}"
+    )
     browser.value(f"{CHOOSE}('state', '')")
     browser.value(f"{CHOOSE}('search', 'kw-c19')")
     assert browser.value(f"{SHOWN}.map(row => row.cells[0].textContent)") == ["kw-c19"]

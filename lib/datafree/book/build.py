@@ -50,8 +50,31 @@ def tidy(notebook: dict) -> dict:
         for key in ("papermill", "execution"):
             cell["metadata"].pop(key, None)
         if "injected-parameters" not in cell["metadata"].get("tags", []):
-            cells.append(cell)
+            cells.append(collapsed(cell))
     return notebook | {"cells": cells}
+
+
+FOLDED = {
+    "chapters.begin(": "Set-up: imports, network, images",
+    "chapter.finish(": "End of the run",
+}
+"""What a cell of bookkeeping holds -> the words on its fold."""
+
+
+def collapsed(cell: dict) -> dict:
+    """The same cell, folded where it is no part of the story: parameters, set-up, the end, and lines that only keep metrics."""
+    source = "".join(cell["source"])
+    tags = cell["metadata"].get("tags", [])
+    lines = [line for line in source.splitlines() if line.strip() and not line.startswith((" ", "}", ")"))]
+    words = next((text for sign, text in FOLDED.items() if sign in source), None)
+    if "parameters" in tags:
+        words = "Change me: parameters"
+    elif lines and all(line.startswith("chapter.metric(") for line in lines):
+        words = "Kept in the record"
+    if cell["cell_type"] != "code" or words is None:
+        return cell
+    folds = {"tags": [*tags, "hide-input"], "mystnb": {"code_prompt_show": words, "code_prompt_hide": words}}
+    return cell | {"metadata": cell["metadata"] | folds}
 
 
 def swap(fresh: Path, place: Path) -> None:

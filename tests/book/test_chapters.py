@@ -73,7 +73,7 @@ def test_an_accuracy_keeps_its_images(tiny):
     assert record["metrics"] == {"top1": {"4w4a": {"BNS": value}}}
     right = unpack(record["hits"]["top1/4w4a/BNS"])
     assert right.tolist() == metrics.hits(net, images)[0].tolist() and value == pytest.approx(100 * right.mean())
-    assert record["inputs"] == {f"few, {len(images)} images": pixels_hash(images)}
+    assert record["inputs"][f"few, {len(images)} images"] == pixels_hash(images)
     assert Run(record).accuracy("top1", "4w4a", "BNS").value == pytest.approx(value), "a criterion finds it"
 
 

@@ -146,3 +146,10 @@ def test_portable_text_has_no_folders(text):
     once = portable(text)
     assert portable(once) == once
     assert "/" not in once or once.count("/") == 1
+
+
+def test_a_record_of_the_first_edition_says_so(places):
+    path = places / "seed0.json"
+    path.write_text(json.dumps({"notebook": NAME, "claims": [], "metrics": {}}))
+    with pytest.raises(DataFreeError, match="earlier edition.*run its notebook again"):
+        read(path)

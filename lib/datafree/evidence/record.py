@@ -100,6 +100,8 @@ def read(path: Path) -> dict[str, Any]:
         raise DataFreeError(f"record '{path}' cannot be read ({error}); {again}.") from None
     if not isinstance(content, dict):
         raise DataFreeError(f"record '{path}' is not a record but a {type(content).__name__}; {again}.")
+    if "claims" in content and "digest" not in content:
+        raise DataFreeError(f"record '{path}' is of an earlier edition, whose chapters still judged; {again}.")
     entry = validate(Record, content, f"record '{path}'").model_dump()
     if entry["digest"] != digest(content):
         raise DataFreeError(f"record '{path}' was changed after its run: its digest does not fit; {again}.")

@@ -2,33 +2,15 @@
 
 import pytest
 import torch
-from conftest import SmallNet, with_statistics
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
 from datafree.baselines import feature_losses
 from datafree.core import batchnorm
-from datafree.data.images import generated
 from datafree.errors import DataFreeError
 from datafree.networks.weights import state_hash
 from datafree.papers.frandi import factorization, regression
-
-
-@pytest.fixture
-def net():
-    torch.manual_seed(0)
-    return with_statistics(SmallNet(), side=8, batch=16)
-
-
-@pytest.fixture
-def factors(net):
-    return factorization.Factorizer(net, (3, 8, 8))
-
-
-@pytest.fixture
-def images():
-    return generated(torch.rand(12, 3, 8, 8, generator=torch.Generator().manual_seed(3)), "noise")
 
 
 def maps(seed=0, shape=(3, 4, 5, 5)):

@@ -2,29 +2,12 @@
 
 import pytest
 import torch
-from conftest import SmallNet, quick_frandi, scores_one_by_one, with_statistics
+from conftest import quick_frandi, scores_one_by_one
 
 from datafree import FRanDI
-from datafree.data.images import generated
 from datafree.errors import DataFreeError
 from datafree.networks.zoo import build_network
 from datafree.papers.frandi import factorization, regression, selection
-
-
-@pytest.fixture
-def net():
-    torch.manual_seed(0)
-    return with_statistics(SmallNet(), side=8, batch=16)
-
-
-@pytest.fixture
-def factors(net):
-    return factorization.Factorizer(net, (3, 8, 8))
-
-
-@pytest.fixture
-def images():
-    return generated(torch.rand(12, 3, 8, 8, generator=torch.Generator().manual_seed(3)), "noise")
 
 
 def test_output_discrepancy_is_the_discrepancy_of_the_outputs():

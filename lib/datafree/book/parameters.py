@@ -160,7 +160,7 @@ class LWQuantization(NotebookParameters):
     grid: int = Field(100, ge=2, le=1000, description="N of figure 4")
     synthetic_images: int = Field(16, ge=2, le=100_000, description="images of ZeroQ and of Deep Inversion, each")
     synthetic_steps: int = Field(15, ge=1, le=100_000, description="steps on them (ZeroQ: 500, Deep Inversion: 2000)")
-    round_steps: int = Field(20, ge=1, le=100_000, description="steps of AdaRound on each layer (10,000)")
+    round_steps: int = Field(15, ge=1, le=100_000, description="steps of AdaRound on each layer (10,000)")
     training_steps: int = Field(4, ge=1, le=1_000_000, description="steps of the distilled students (not given)")
     batch: Batch = 16
     test_images: TestImages = 200

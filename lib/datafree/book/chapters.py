@@ -201,9 +201,9 @@ def images(config: Strict, split: str, count: int | None = None) -> ImageSet:
     whole = load_images(config.data, split, root=config.root or None, size=side, limit=count, device=config.device)
     if count is None or count >= len(whole):
         return whole
-    if count < len(whole.classes):
-        raise DataFreeError(f"{count} images were asked for, fewer than the {len(whole.classes)} classes.")
-    return whole.per_class(count // len(whole.classes))
+    if count < len(whole.present):
+        raise DataFreeError(f"{count} images were asked for, fewer than the {len(whole.present)} classes.")
+    return whole.per_class(count // len(whole.present))
 
 
 def part(whole: ImageSet, count: int) -> ImageSet:
@@ -211,7 +211,7 @@ def part(whole: ImageSet, count: int) -> ImageSet:
     if count >= len(whole):
         return whole
     if whole.pixels.dtype == torch.uint8:
-        return whole.per_class(max(1, count // len(whole.classes)))
+        return whole.per_class(max(1, count // len(whole.present)))
     return whole[torch.linspace(0, len(whole) - 1, count, device=whole.pixels.device).long()]
 
 

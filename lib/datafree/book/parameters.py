@@ -142,29 +142,38 @@ Widths = Annotated[
 ]
 
 
+LiteSize = Annotated[
+    int, Field(ge=32, le=512, description="side of its images (224, at which it was trained, costs four times 112)")
+]
+
+
 class LWQuantization(NotebookParameters):
     """Parameters of 06_lw_quantization."""
 
     model: Model = "mobilenet_v2_small"
     second: Model = "resnet20"
     third: Model = "slim_vgg"
-    bits: Widths = "8 7 6 5 4"
-    costly_bits: Widths = "6 4"
-    other_bits: Widths = "8 5 4"
+    bits: Widths = "8 6 5 4"
+    costly_bits: Widths = "4"
+    other_bits: Widths = "8 4"
+    other_costly_bits: str = Field(
+        "", pattern=r"^(([2-9]|1[0-6])( |$))*$", description="widths at which AKD and DI run on the other networks"
+    )
     samples: int = Field(2000, ge=10, le=1_000_000, description="imitated inputs of each layer (figure 4: 2000)")
     grid: int = Field(100, ge=2, le=1000, description="N of figure 4")
-    synthetic_images: int = Field(32, ge=2, le=100_000, description="images of ZeroQ and of Deep Inversion, each")
-    synthetic_steps: int = Field(20, ge=1, le=100_000, description="steps on them (ZeroQ: 500, Deep Inversion: 2000)")
-    round_steps: int = Field(30, ge=1, le=100_000, description="steps of AdaRound on each layer (10,000)")
-    training_steps: int = Field(5, ge=1, le=1_000_000, description="steps of the distilled students (not given)")
-    batch: Batch = 32
-    test_images: TestImages = 300
-    other_images: TestImages = 150
-    lite_bits: Widths = "8 7 6 5"
+    synthetic_images: int = Field(16, ge=2, le=100_000, description="images of ZeroQ and of Deep Inversion, each")
+    synthetic_steps: int = Field(15, ge=1, le=100_000, description="steps on them (ZeroQ: 500, Deep Inversion: 2000)")
+    round_steps: int = Field(15, ge=1, le=100_000, description="steps of AdaRound on each layer (10,000)")
+    training_steps: int = Field(4, ge=1, le=1_000_000, description="steps of the distilled students (not given)")
+    batch: Batch = 16
+    test_images: TestImages = 200
+    other_images: TestImages = 100
+    lite_bits: Widths = "8 7 6"
     lite_samples: int = Field(
         300, ge=10, le=1_000_000, description="imitated inputs of each layer of EfficientNet-Lite0"
     )
-    lite_images: int = Field(200, ge=2, le=1_000_000, description="images that EfficientNet-Lite0 is compared on")
+    lite_images: int = Field(40, ge=2, le=1_000_000, description="images that EfficientNet-Lite0 is compared on")
+    lite_size: LiteSize = 112
     imagenet: str = Field(
         "", description="images of ImageNet for EfficientNet-Lite0, named as `data` is; empty: enlarged ones of `data`"
     )
@@ -184,21 +193,22 @@ class LWPruning(NotebookParameters):
         description="what layers learn on: imitated inputs, drawn anew each step (paper), or their mean (ours)",
     )
     drawn_steps: int = Field(
-        40, ge=1, le=1_000_000, description="steps of the runs that compare drawn inputs with their mean"
+        20, ge=1, le=1_000_000, description="steps of the runs that compare drawn inputs with their mean"
     )
     repeats: int = Field(3, ge=2, le=100, description="runs with drawn inputs, each with a seed of its own")
-    long_steps: int = Field(200, ge=1, le=1_000_000, description="longest training")
-    generative_steps: int = Field(8, ge=1, le=1_000_000, description="steps of AKD and of DI (not given)")
-    inversion_steps: int = Field(20, ge=1, le=100_000, description="steps on the images of DI (2000)")
+    long_steps: int = Field(400, ge=1, le=1_000_000, description="longest training")
+    generative_steps: int = Field(4, ge=1, le=1_000_000, description="steps of AKD and of DI (not given)")
+    inversion_steps: int = Field(10, ge=1, le=100_000, description="steps on the images of DI (2000)")
     race: float = Field(
         2.0, ge=1, le=100, description="time that AKD and DI get to catch up, in units of the method's own (figure 3c)"
     )
     race_steps: int = Field(300, ge=1, le=1_000_000, description="steps of the method there (a few hundred suffice)")
-    batch: Batch = 32
-    test_images: TestImages = 500
+    batch: Batch = 16
+    test_images: TestImages = 300
     lite_shares: Shares = "0.15"
     lite_steps: int = Field(40, ge=1, le=1_000_000, description="steps of Adam on EfficientNet-Lite0")
-    lite_images: int = Field(50, ge=10, le=1_000_000, description="images that EfficientNet-Lite0 is compared on")
+    lite_images: int = Field(40, ge=10, le=1_000_000, description="images that EfficientNet-Lite0 is compared on")
+    lite_size: LiteSize = 112
 
 
 class UDFCRepair(KWImages):

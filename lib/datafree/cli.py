@@ -112,13 +112,13 @@ def compress(
     from . import api, files
     from .config import from_text, pairs, validate
     from .core.register import method_named
-    from .networks.zoo import image_size
+    from .networks.zoo import image_shape
 
     files.weights_name(out)
     cls = method_named(method).config
     config = validate(cls, from_text(cls, pairs(parameter or [])), "compress")
-    network, side = _network(model, weights, mean, std, device), image_size(model) or 32
-    result = api.compress(network, config, shape=(3, side, side))
+    network = _network(model, weights, mean, std, device)
+    result = api.compress(network, config, shape=image_shape(model))
     api.save_compressed(result, out)
     report = result.report
     typer.echo(

@@ -214,18 +214,18 @@ class LWPruning(NotebookParameters):
 class UDFCRepair(KWImages):
     """Parameters of 08_udfc."""
 
-    shares: Shares = "0.3 0.5 0.7"
-    bits: Widths = "4 3 2"
-    repair_images: int = Field(160, ge=2, le=100_000, description="images that pass through the network in a repair")
+    images: int = Field(128, ge=10, le=100_000, description="images of each source, which pass through the network")
+    shares: Shares = "0.3 0.5"
+    bits: Widths = "4 3"
     sources: str = Field(
-        "bns bns_inception",
+        "bns",
         pattern=r"^bns( bns_inception)?$",
         description="schemes of the synthetic images: bns, and bns_inception or not",
     )
-    other_steps: int = Field(20, ge=1, le=100_000, description="steps of Algorithm 1 for the other networks")
-    other_images: Batch = 64
-    test_images: TestImages = 1000
-    side_images: int = Field(500, ge=10, le=1_000_000, description="test images of all but the main table, at most")
+    other_steps: int = Field(15, ge=1, le=100_000, description="steps on images for the other networks and for ranges")
+    other_images: Batch = Field(32, description="images made for each of these")
+    test_images: TestImages = 500
+    side_images: int = Field(200, ge=10, le=1_000_000, description="test images of all but the main table, at most")
 
 
 Reduction = Annotated[float, Field(gt=1, le=20, description="how many times fewer FLOPs")]
@@ -235,18 +235,19 @@ class FRanDIRecovery(NotebookParameters):
     """Parameters of 09_frandi_recovery."""
 
     reduction: Reduction = 3.0
-    images: int = Field(64, ge=16, le=4096, description="synthetic images of the main run (section 4.1: 256)")
-    synthesis_steps: int = Field(60, ge=2, le=100_000, description="steps of Adam on them (section 4: 500)")
-    steps: int = Field(30, ge=2, le=100_000, description="steps of recovery (section 4.1: about 1000)")
-    rate: float = Field(0.01, gt=0, le=10, description="first rate of recovery (section 4: 1e-4)")
+    images: int = Field(48, ge=16, le=4096, description="synthetic images of the main run (section 4.1: 256)")
+    synthesis_steps: int = Field(40, ge=2, le=100_000, description="steps of Adam on them (section 4: 500)")
+    steps: int = Field(20, ge=2, le=100_000, description="steps of recovery (section 4.1: about 1000)")
+    rate: float = Field(0.003, gt=0, le=10, description="highest rate of recovery (section 4: 1e-4)")
+    warmup: float = Field(0.2, ge=0, lt=1, description="share of the steps of recovery with a rising rate (not given)")
     finetune_rate: float = Field(1e-3, gt=0, le=10, description="first rate of fine-tuning on real images (not given)")
-    batch: int = Field(32, ge=2, le=4096, description="images a step, where a set is larger (section 4.1: 256)")
-    small_images: int = Field(32, ge=4, le=4096, description="images of each set that recipes are compared on")
-    small_synthesis_steps: int = Field(16, ge=2, le=100_000, description="steps of Adam on those sets")
-    small_steps: int = Field(12, ge=2, le=100_000, description="steps of recovery in comparisons")
-    seeds: int = Field(2, ge=1, le=100, description="sets for each row of table 1 (5)")
-    points: int = Field(10, ge=2, le=1000, description="of each curve of figure 4, besides its start")
-    test_images: TestImages = 500
+    batch: int = Field(16, ge=2, le=4096, description="images of one set of figure 3; smaller and larger ones (256)")
+    small_images: int = Field(24, ge=4, le=4096, description="images of each set that recipes are compared on")
+    small_synthesis_steps: int = Field(12, ge=2, le=100_000, description="steps of Adam on those sets")
+    small_steps: int = Field(8, ge=2, le=100_000, description="steps of recovery in comparisons")
+    seeds: int = Field(1, ge=1, le=100, description="sets for each row of table 1 (5)")
+    points: int = Field(5, ge=2, le=1000, description="of each curve of figure 4, besides its start")
+    test_images: TestImages = 250
     precision: Precision = "auto"
 
 

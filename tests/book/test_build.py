@@ -49,31 +49,47 @@ def record_of_today(name: str, profile: str = "book", seed: int = 0, inputs: dic
     os.utime(record, (OLD + 11, OLD + 11))
 
 
-@pytest.fixture
-def root(tmp_path, monkeypatch):
-    """A checkout with a copy of library and notebooks, in which everything is up to date."""
-    for place in ("Snakefile", "_config.yml", "lib/datafree", "notebooks", "data_stubs/SHA256SUMS"):
-        source, target = files.ROOT / place, tmp_path / place
-        target.parent.mkdir(parents=True, exist_ok=True)
-        (shutil.copytree if source.is_dir() else shutil.copy)(source, target)
-    for place in ("book/index.md", "book/papers/claims.yaml", "book/_ext/claims.py", "tests/test_x.py"):
-        touch(tmp_path / place, OLD)
-    for path in tmp_path.rglob("*"):
-        os.utime(path, (OLD, OLD))
+def point_to(root: Path, monkeypatch) -> None:
+    """Let the library take `root` for the checkout, its copy of the library included."""
     for name, place in {"ROOT": ".", "BUILD": "_build", "STUBS": "data_stubs", "RECORDS": "book/records"}.items():
-        monkeypatch.setattr(files, name, tmp_path / place)
-    monkeypatch.setattr(run, "NOTEBOOKS", tmp_path / "notebooks")
-    monkeypatch.setattr(fingerprint, "LIBRARY", tmp_path / "lib" / "datafree")
+        monkeypatch.setattr(files, name, root / place)
+    monkeypatch.setattr(run, "NOTEBOOKS", root / "notebooks")
+    monkeypatch.setattr(fingerprint, "LIBRARY", root / "lib" / "datafree")
     files.forget_checksums()
-    for name in ALL:
-        record_of_today(name)
-    for scheme in plan.SCHEMES:
-        touch(tmp_path / f"_build/images/book/{scheme}-{plan.images_key('book')}-seed0.txt", OLD + 10)
-    for made in ("ledger.json", "ledger.csv", "equations.md", "pages/ledger.md", "pages"):
-        touch(tmp_path / "_build" / made, OLD + 12)
-    touch(tmp_path / "_build/html/index.html", OLD + 20)
-    (tmp_path / "_build/html" / MARKER).write_text("book")
-    touch(tmp_path / "_build/html" / MARKER, OLD + 20)
+
+
+@pytest.fixture(scope="session")
+def up_to_date(tmp_path_factory):
+    """A checkout with a copy of library and notebooks, in which everything is up to date."""
+    root = tmp_path_factory.mktemp("checkout")
+    for place in ("Snakefile", "_config.yml", "lib/datafree", "notebooks", "data_stubs/SHA256SUMS"):
+        source, target = files.ROOT / place, root / place
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", ".*"))
+        else:
+            shutil.copy(source, target)
+    for place in ("book/index.md", "book/papers/claims.yaml", "book/_ext/claims.py", "tests/test_x.py"):
+        touch(root / place, OLD)
+    for path in root.rglob("*"):
+        os.utime(path, (OLD, OLD))
+    with pytest.MonkeyPatch.context() as patch:
+        point_to(root, patch)
+        made = [f"images/book/{scheme}-{plan.images_key('book')}-seed0.txt" for scheme in plan.SCHEMES]
+        for name in ALL:
+            record_of_today(name)
+    for place in (*made, "ledger.json", "ledger.csv", "equations.md", "pages/ledger.md", "pages", "html/index.html"):
+        touch(root / "_build" / place, OLD + 12)
+    (root / "_build/html" / MARKER).write_text("book")
+    touch(root / "_build/html" / MARKER, OLD + 20)
+    return root
+
+
+@pytest.fixture
+def root(up_to_date, tmp_path, monkeypatch):
+    """A copy of `up_to_date` for the test alone."""
+    shutil.copytree(up_to_date, tmp_path, dirs_exist_ok=True)
+    point_to(tmp_path, monkeypatch)
     yield tmp_path
     files.forget_checksums()
 
@@ -134,9 +150,9 @@ def test_what_draws_and_judges_runs_no_chapter(root, planned):
     assert planned() == ([], DRAWN)
 
 
-@pytest.mark.parametrize("place", ["book/index.md", "book/_ext/claims.py"])
-def test_prose_and_extensions_are_only_rendered(root, planned, place):
-    touch(root / place, NEW)
+def test_prose_and_extensions_are_only_rendered(root, planned):
+    touch(root / "book/index.md", NEW)
+    touch(root / "book/_ext/claims.py", NEW)
     assert planned() == ([], {"html": 1})
 
 
@@ -234,17 +250,15 @@ def test_a_stale_lock_is_removed_and_the_build_goes_on(root):
 
 
 def test_a_left_over_run_is_named_with_a_remedy(root):
-    with locks.sole_writer(root / "_build" / "executed" / "book" / "00_start-seed0.ipynb"):
-        done = build_in(root)
-    assert done.returncode == 2
-    assert re.fullmatch(rf"datafree: process {os.getpid()} .*kill {os.getpid()}.*\n", done.stderr)
+    said = pytest.raises(DataFreeError, match=rf"^process {os.getpid()} .*kill {os.getpid()}")
+    with locks.sole_writer(root / "_build" / "executed" / "book" / "00_start-seed0.ipynb"), said:
+        build.build()
 
 
 def test_two_builds_do_not_mix(root):
-    with locks.sole_writer(root / "_build" / "build"):
-        done = build_in(root)
-    assert done.returncode == 2
-    assert re.fullmatch(rf"datafree: another build is running \(process {os.getpid()}\).*\n", done.stderr)
+    said = pytest.raises(DataFreeError, match=rf"^another build is running \(process {os.getpid()}\)")
+    with locks.sole_writer(root / "_build" / "build"), said:
+        build.build()
 
 
 def test_a_failed_step_ends_with_a_sentence(root):

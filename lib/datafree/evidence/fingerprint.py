@@ -75,14 +75,15 @@ def notebook_code(notebook: str) -> str:
 
 def _notebook_code(path: Path) -> str:
     counted = (c for c in read_cells(path) if c.kind == "code" and "parameters" not in c.tags)
-    return "\n".join(ast.dump(_parsed(cell.source, path)) for cell in counted)
-
-
-def _parsed(source: str, path: Path) -> ast.Module:
     try:
-        return ast.parse(source)
+        return "\n".join(_dumped(cell.source) for cell in counted)
     except SyntaxError as error:
         raise DataFreeError(f"a cell of '{path.name}' is not valid Python ({error}).") from None
+
+
+@functools.cache
+def _dumped(source: str) -> str:
+    return ast.dump(ast.parse(source))
 
 
 def code_hash(path: Path) -> str:
@@ -116,8 +117,13 @@ def _reports(module: str) -> bool:
     return any(module == f"{PACKAGE}.{r}" or module.startswith(f"{PACKAGE}.{r}.") for r in REPORTING)
 
 
-def imported(source: str) -> Iterator[str]:
+@functools.cache
+def imported(source: str) -> frozenset[str]:
     """Modules of the library that a piece of code imports."""
+    return frozenset(_imports(source))
+
+
+def _imports(source: str) -> Iterator[str]:
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from (a.name for a in node.names if a.name.startswith(f"{PACKAGE}."))

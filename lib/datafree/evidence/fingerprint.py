@@ -35,10 +35,10 @@ LIBRARY = Path(__file__).parents[1]
 
 
 def fingerprint(notebook: str, parameters: dict[str, Any]) -> str:
-    """The fingerprint of a run of `notebook` with these parameters, as the library is now."""
+    """The fingerprint of a run of `notebook` with these parameters, as the library is now; the device does not count."""
     parts = {
         "notebook": notebook_code(notebook),
-        "parameters": parameters,
+        "parameters": {name: value for name, value in parameters.items() if name != "device"},
         "modules": _code_of(modules_of(notebook)),
         "packages": {name: _version(name) for name in PACKAGES},
     }

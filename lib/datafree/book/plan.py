@@ -75,7 +75,7 @@ def forced(runs: list[Due], profile: str) -> list[Path]:
 def images_key(profile: str) -> str:
     """A hash of how the shared images of a profile are made, the seed aside."""
     config = parameters.resolve("02_kw_calibration", profile)
-    settings = config.model_dump(include=set(parameters.KWImages.model_fields), exclude={"seed", "profile"})
+    settings = config.model_dump(include=set(parameters.KWImages.model_fields), exclude={"seed", "profile", "device"})
     settings = {name: portable(value) for name, value in settings.items()}
     code = module_hash("datafree.papers.knowledge_within.synthesis")
     return hashlib.sha256(json.dumps([settings, code], sort_keys=True).encode()).hexdigest()[:12]

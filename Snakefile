@@ -6,7 +6,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from datafree.book.progress import cost
+from datafree.book.progress import expected
 
 PROFILE = config.get("profile", "book")
 SEEDS = range(5)
@@ -85,7 +85,7 @@ rule notebook:
         record=RECORD,
     log: "_build/logs/{profile}-{name}-seed{seed}.log"
     params: begun="_build/logs/{profile}-{name}-seed{seed}.begun"
-    priority: lambda wildcards: cost(wildcards.name, wildcards.profile)
+    priority: lambda wildcards: expected(wildcards.name, wildcards.profile)
     threads: 1
     shell:
         "touch {params.begun}; "

@@ -7,12 +7,13 @@ import pytest
 
 from datafree import files
 from datafree.book import plan, progress
+from datafree.evidence.record import cost
 
 
 def leave(folder, name, seconds, when=None):
     path = folder / "book" / name / "seed0.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"seconds": seconds}))
+    path.write_text(json.dumps({"seconds": seconds, "peak_memory_mb": 345}))
     if when is not None:
         os.utime(path, (when, when))
 
@@ -38,14 +39,14 @@ def test_minutes_in_words(seconds, said):
     assert progress.in_words(seconds) == said
 
 
-def test_a_cost_comes_from_this_machine_else_from_the_committed_record(places):
-    assert progress.cost("a", "book") == progress.UNKNOWN
+def test_what_to_expect_comes_from_this_machine_else_from_the_committed_record(places):
+    assert cost("a") is None and progress.expected("a", "book") == progress.UNKNOWN
     leave(files.RECORDS, "a", 100)
-    assert progress.cost("a", "book") == 100
+    assert cost("a") == (100, None, 345)
     leave(files.BUILD / "records", "a", 40)
-    assert progress.cost("a", "book") == 40
+    assert progress.expected("a", "book") == 40
     (files.BUILD / "records/book/a/seed0.json").write_text("[")
-    assert progress.cost("a", "book") == 100
+    assert progress.expected("a", "book") == 100
 
 
 def test_the_line_counts_what_began_and_ended_in_this_build(places):

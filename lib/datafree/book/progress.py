@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import heapq
-import json
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from .. import files
+from ..evidence.record import cost
 
 EVERY = 1.0
 """Seconds between two looks."""
@@ -19,13 +19,10 @@ UNKNOWN = 60.0
 """Seconds that a run is taken for where no record says better."""
 
 
-def cost(notebook: str, profile: str) -> float:
-    """Seconds of the last run of a notebook in this profile: this machine's, else the committed one's."""
-    for folder in (files.BUILD / "records", files.RECORDS):
-        for path in sorted((folder / profile / notebook).glob("seed*.json")):
-            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-                return float(json.loads(path.read_text(encoding="utf-8"))["seconds"])
-    return UNKNOWN
+def expected(notebook: str, profile: str) -> float:
+    """Seconds that a run may take, by the last one on record."""
+    last = cost(notebook, profile)
+    return last.seconds if last else UNKNOWN
 
 
 def seconds_left(running: Iterable[float], waiting: Iterable[float], cores: int) -> float:
@@ -50,7 +47,7 @@ class Progress:
     def __init__(self, runs: Sequence[tuple[str, int]], profile: str, cores: int):
         self.runs, self.profile, self.cores = runs, profile, cores
         self.start = time.time()
-        self.costs = {one: cost(one[0], profile) for one in runs}
+        self.costs = {one: expected(one[0], profile) for one in runs}
         self.said = ""
 
     def _since(self, path: Path) -> float | None:

@@ -248,14 +248,25 @@ def run(
 def build(
     goal: Annotated[str, typer.Argument(help="book, notebooks, images or audit")] = "book",
     profile: Profile = "book",
-    cores: Annotated[int | None, typer.Option(help="processor cores to use; default 2", min=1)] = None,
+    cores: Annotated[
+        int | None, typer.Option(help="processor cores to use, a notebook each; default: all", min=1)
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="only say what would be made")] = False,
 ):
     """Bring the book (or a part of it) up to date: only what changed is made again."""
     from .book import build as book
 
-    book.build(goal, profile, cores)
-    if goal == "book":
+    book.build(goal, profile, cores, dry_run)
+    if goal == "book" and not dry_run:
         typer.echo(f"The book is ready: {book.HTML / 'index.html'}")
+
+
+@app.command(hidden=True)
+def equations(page: Annotated[Path, typer.Argument(help="the page to write")]):
+    """Write the page that says where each equation is computed, tested and used."""
+    from .book.pages import write_equations
+
+    write_equations(page)
 
 
 @app.command(hidden=True)

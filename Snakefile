@@ -83,7 +83,7 @@ rule notebook:
         record=RECORD,
     log: "_build/logs/{profile}-{name}-seed{seed}.log"
     params: begun="_build/logs/{profile}-{name}-seed{seed}.begun"
-    priority: lambda wildcards: expected(wildcards.name, wildcards.profile)
+    priority: lambda wildcards: expected(wildcards.name, wildcards.profile) or 0
     threads: 1
     shell:
         "touch {params.begun}; "

@@ -31,7 +31,8 @@ pytestmark = pytest.mark.usefixtures("places")
 CONF = f"""
 import sys
 sys.path.insert(0, {str(files.ROOT / "book" / "_ext")!r})
-extensions = ["myst_nb", "sphinx_design", "sphinx.ext.mathjax", "claims"]
+extensions = ["myst_nb", "sphinx_design", "claims", "mathematics"]
+html_math_renderer = "katex"
 myst_enable_extensions = ["dollarmath", "colon_fence", "linkify", "substitution", "tasklist", "attrs_inline"]
 nb_execution_mode = "off"
 root_doc = "index"

@@ -17,7 +17,8 @@ from pathlib import Path
 
 from .. import files
 from ..errors import DataFreeError
-from . import locks, run
+from ..evidence.record import read, read_all
+from . import chapter_page, locks, run
 
 SOURCE = files.BUILD / "src"
 HTML = files.BUILD / "html"
@@ -31,50 +32,24 @@ def stage(profile: str, notebooks: list[str]) -> Path:
     """Make _build/src: the prose, the generated pages with what they link to, the executed notebooks (seed 0)."""
     fresh = files.BUILD / ".src-new"
     shutil.rmtree(fresh, ignore_errors=True)
-    shutil.copytree(files.ROOT / "book", fresh, ignore=shutil.ignore_patterns("records", "papers", "_toc.yml", ".*"))
+    shutil.copytree(
+        files.ROOT / "book",
+        fresh,
+        ignore=shutil.ignore_patterns("records", "papers", "_toc.yml", "chapters.yaml", ".*"),
+    )
     os.rename(fresh / "_static", fresh / "static")  # under its own name Jupyter Book would load every script in it
     shutil.copytree(PAGES, fresh, dirs_exist_ok=True)
     (fresh / "notebooks").mkdir()
+    found = read_all()
+    ledger = json.loads((fresh / "ledger.json").read_text(encoding="utf-8"))
     for name in notebooks:
-        executed, _ = run.places(name, profile, 0)
-        (fresh / "notebooks" / f"{name}.ipynb").write_text(json.dumps(tidy(json.loads(executed.read_text())), indent=1))
+        executed, record = run.places(name, profile, 0)
+        page = chapter_page.page(
+            json.loads(executed.read_text()), read(record), found, ledger["claims"] + ledger["ours"]
+        )
+        (fresh / "notebooks" / f"{name}.ipynb").write_text(json.dumps(page, indent=1))
     swap(fresh, SOURCE)
     return SOURCE
-
-
-def tidy(notebook: dict) -> dict:
-    """Drop what papermill adds: its metadata (paths, times) and the cell of injected parameters."""
-    notebook["metadata"].pop("papermill", None)
-    cells = []
-    for cell in notebook["cells"]:
-        for key in ("papermill", "execution"):
-            cell["metadata"].pop(key, None)
-        if "injected-parameters" not in cell["metadata"].get("tags", []):
-            cells.append(collapsed(cell))
-    return notebook | {"cells": cells}
-
-
-FOLDED = {
-    "chapters.begin(": "Set-up: imports, network, images",
-    "chapter.finish(": "End of the run",
-}
-"""What a cell of bookkeeping holds -> the words on its fold."""
-
-
-def collapsed(cell: dict) -> dict:
-    """The same cell, folded where it is no part of the story: parameters, set-up, the end, and lines that only keep metrics."""
-    source = "".join(cell["source"])
-    tags = cell["metadata"].get("tags", [])
-    lines = [line for line in source.splitlines() if line.strip() and not line.startswith((" ", "}", ")"))]
-    words = next((text for sign, text in FOLDED.items() if sign in source), None)
-    if "parameters" in tags:
-        words = "Change me: parameters"
-    elif lines and all(line.startswith("chapter.metric(") for line in lines):
-        words = "Kept in the record"
-    if cell["cell_type"] != "code" or words is None:
-        return cell
-    folds = {"tags": [*tags, "hide-input"], "mystnb": {"code_prompt_show": words, "code_prompt_hide": words}}
-    return cell | {"metadata": cell["metadata"] | folds}
 
 
 def swap(fresh: Path, place: Path) -> None:

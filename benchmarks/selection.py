@@ -1,0 +1,54 @@
+"""Ranks of 500 candidates by Output Discrepancy, beside one network after the other."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from datafree.networks.weights import load_network
+from datafree.papers.frandi import compression, factorization, selection
+
+from . import networks, peers
+from .harness import Sides, case, furthest, growth
+from .synthesis import no_bf16
+
+GROUP = "Choosing ranks"
+CANDIDATES, FEW, IMAGES = 500, 5, 256
+
+
+def candidates(calibrated: bool, precision: str) -> Sides:
+    net, pool = load_network("resnet20"), networks.noise(IMAGES)
+    factors = factorization.Factorizer(net)
+    rows = selection.Sampler(factors, compression.FRanDI(candidates=CANDIDATES)).rows()
+    few = rows[:FEW]
+
+    def ours():
+        return selection.discrepancies(factors, rows, pool, calibrated=calibrated, precision=precision)
+
+    def theirs():
+        return peers.scored_one_by_one(factors, few, pool.floats(), calibrated=calibrated, bf16=precision == "bf16")
+
+    return Sides(ours, theirs, difference=lambda a, b: furthest(a[:FEW], b))
+
+
+for _calibrated, _precision in ((True, "float32"), (True, "bf16"), (False, "float32")):
+    _state = "calibrated" if _calibrated else "as stored"
+    case(
+        f"{CANDIDATES} candidates, BatchNorm {_state}, {_precision}", group=GROUP, share=FEW / CANDIDATES,
+        ours=f"{CANDIDATES} sets of ranks, what they share computed once (ResNet-20, {IMAGES} images, BatchNorm {_state}, "
+        f"{_precision})", when=no_bf16 if _precision == "bf16" else str,
+        theirs="a network built and run for each",
+    )(partial(candidates, _calibrated, _precision))  # fmt: skip
+
+
+@growth(
+    "search",
+    {"batch": (16, 32, 64, 128), "depth": (8, 14, 20, 32, 44), "width": (8, 16, 32, 64), "image side": (16, 24, 32, 48),
+     "candidates": (25, 50, 100, 200, 400)},
+)  # fmt: skip
+def search_at(axis: str, size: int):
+    net, batch, side = networks.sized(axis, size)
+    factors, pool = factorization.Factorizer(net, (3, side, side)), networks.noise(batch, side)
+    count = size if axis == "candidates" else 16
+    config = compression.FRanDI(candidates=count, reduction=3.0, tolerance=0.05)
+    rows = selection.Sampler(factors, config).rows()
+    return partial(selection.discrepancies, factors, rows, pool, calibrated=True, precision="float32")

@@ -57,10 +57,15 @@ def equalization() -> Sides:
         return folded
 
     def difference(ours, folded):
-        last = wires.layers[-1].name
-        return furthest(ours.model.get_submodule(last).weight.detach(), folded.get_submodule(last).weight.detach())
+        return max(furthest(_weight(ours.model, layer.name), _weight(folded, layer.name)) for layer in wires.layers)
 
     return Sides(partial(equalize, net, graph=wires), theirs, difference=difference)
+
+
+def _weight(net: nn.Module, name: str) -> torch.Tensor:
+    """Of a layer, within its buffers if it has any."""
+    layer = net.get_submodule(name)
+    return getattr(layer, "inner", layer).weight.detach()
 
 
 @case(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,10 +16,14 @@ from .. import files
 from ..config import Strict, explain
 from ..errors import DataFreeError
 from . import plots
+from .effects import line
 from .markdown import page
 
-RECORD = files.RECORDS / "bench.json"
-"""The committed record."""
+
+def committed() -> Path:
+    """Where the record on show lies."""
+    return files.RECORDS / "bench.json"
+
 
 Positive = Annotated[float, Field(gt=0)]
 
@@ -107,7 +112,7 @@ def schema() -> str:
     return json.dumps(Bench.model_json_schema(), indent=1) + "\n"
 
 
-def read(path: Path = RECORD) -> Bench:
+def read(path: Path) -> Bench:
     """The record at `path`; DataFreeError where it is missing or damaged."""
     try:
         return Bench.model_validate_json(Path(path).read_text(encoding="utf-8"))
@@ -142,8 +147,8 @@ def growth_figure(rows: Sequence[Growth]) -> plt.Figure:
     axes_found = list(dict.fromkeys(row.axis for row in rows))
     names = list(dict.fromkeys(row.name for row in rows))
     columns = min(3, len(axes_found))
-    lines = -(-len(axes_found) // columns)
-    figure, axes = plt.subplots(lines, columns, figsize=(3.4 * columns, 3.0 * lines), squeeze=False)
+    rows_of_panels = math.ceil(len(axes_found) / columns)
+    figure, axes = plt.subplots(rows_of_panels, columns, figsize=(3.4 * columns, 3.0 * rows_of_panels), squeeze=False)
     for panel, axis in zip(axes.flat, axes_found):
         for row in (row for row in rows if row.axis == axis):
             _draw(panel, row, names.index(row.name))
@@ -151,8 +156,8 @@ def growth_figure(rows: Sequence[Growth]) -> plt.Figure:
         panel.legend(fontsize=8)
     for panel in axes.flat[len(axes_found) :]:
         panel.set_visible(False)
-    for line in axes:
-        line[0].set_ylabel("CPU seconds")
+    for panel in axes[:, 0]:
+        panel.set_ylabel("CPU seconds")
     figure.tight_layout()
     return figure
 
@@ -168,18 +173,18 @@ def _draw(panel: plt.Axes, row: Growth, place: int) -> None:
     panel.minorticks_off()
 
 
-def write_page(folder: Path, path: Path = RECORD) -> str:
-    """The page; what it shows and links to is written to `folder`: figure, record and schema."""
-    if not Path(path).is_file():
+def write_page(folder: Path) -> str:
+    """The page of the committed record; what it shows and links to goes into `folder`: figure, record and schema."""
+    if not committed().is_file():
         return page("bench", bench=None)
-    found = read(path)
-    files.write_atomically(folder / "bench.json", lambda p: p.write_text(Path(path).read_text(encoding="utf-8")))
-    files.write_atomically(folder / "bench.schema.json", lambda p: p.write_text(schema()))
+    found = read(committed())
+    texts = {"bench.json": committed().read_text(encoding="utf-8"), "bench.schema.json": schema()}
+    for name, text in texts.items():
+        files.write_atomically(folder / name, lambda p, text=text: p.write_text(text, encoding="utf-8"))
     if found.growth:
         figure = growth_figure(found.growth)
         files.write_atomically(folder / "bench.png", lambda p: figure.savefig(p, format="png", dpi=160))
         plt.close(figure)
     groups = {c.group: [o for o in found.comparisons if o.group == c.group] for c in found.comparisons}
-    return page(
-        "bench", bench=found, groups=groups, duration=duration, ratio=ratio_text, alt="; ".join(map(growth_text, found.growth))
-    )  # fmt: skip
+    alt = line("; ".join(map(growth_text, found.growth)))
+    return page("bench", bench=found, groups=groups, duration=duration, ratio=ratio_text, alt=alt)

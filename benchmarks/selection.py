@@ -15,29 +15,27 @@ GROUP = "Choosing ranks"
 CANDIDATES, FEW, IMAGES = 500, 5, 256
 
 
-def candidates(calibrated: bool, precision: str) -> Sides:
+def candidates(precision: str) -> Sides:
     net, pool = load_network("resnet20"), networks.noise(IMAGES)
     factors = factorization.Factorizer(net)
     rows = selection.Sampler(factors, compression.FRanDI(candidates=CANDIDATES)).rows()
-    few = rows[:FEW]
 
     def ours():
-        return selection.discrepancies(factors, rows, pool, calibrated=calibrated, precision=precision)
+        return selection.discrepancies(factors, rows, pool, calibrated=True, precision=precision)
 
     def theirs():
-        return peers.scored_one_by_one(factors, few, pool.floats(), calibrated=calibrated, bf16=precision == "bf16")
+        few = rows[:FEW]
+        return peers.scored_one_by_one(factors, few, pool.floats(), calibrated=True, bf16=precision == "bf16")
 
     return Sides(ours, theirs, difference=lambda a, b: furthest(a[:FEW], b))
 
 
-for _calibrated, _precision in ((True, "float32"), (True, "bf16"), (False, "float32")):
-    _state = "calibrated" if _calibrated else "as stored"
+for _precision, _when in (("float32", str), ("bf16", no_bf16)):
     case(
-        f"{CANDIDATES} candidates, BatchNorm {_state}, {_precision}", group=GROUP, share=FEW / CANDIDATES,
-        ours=f"{CANDIDATES} sets of ranks, what they share computed once (ResNet-20, {IMAGES} images, BatchNorm {_state}, "
-        f"{_precision})", when=no_bf16 if _precision == "bf16" else str,
-        theirs="a network built and run for each",
-    )(partial(candidates, _calibrated, _precision))  # fmt: skip
+        f"{CANDIDATES} candidates, {_precision}", group=GROUP, share=FEW / CANDIDATES, when=_when,
+        ours=f"{CANDIDATES} sets of ranks, what they share computed once (ResNet-20, {IMAGES} images, {_precision})",
+        theirs="a network built, calibrated and run for each",
+    )(partial(candidates, _precision))  # fmt: skip
 
 
 @growth(

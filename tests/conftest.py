@@ -374,9 +374,7 @@ def speed_record(text="x", growth=True):
     pair = bench.Sides(ours=0.0123, theirs=1.5)
     plain = bench.Comparison(name="plain", seconds=pair, ratio=_spread(0.0082), repeats=3, **words)
     whole = plain.model_copy(
-        update=dict(
-            name="whole " + text, note=text, share=0.01, peak_mb=pair, difference=2e-6, points=pair, clock="wall"
-        )
+        update=dict(name="whole " + text, note=text, share=0.01, peak_mb=pair, difference=2e-6, points=pair)
     )
     grown = bench.Growth(
         name="step", axis="batch", sizes=[1, 2], seconds=[_spread(1.0), _spread(2.0)], slope=_spread(1.0)

@@ -50,7 +50,7 @@ class Sides(Strict):
 class Comparison(Strict):
     """Two ways to do one thing, timed in turns.
 
-    seconds: medians, of all the work; CPU seconds but for `clock` 'wall'.
+    seconds: of the processor, medians, of all the work.
     ratio: seconds of ours over theirs, pair by pair of neighbouring runs; below one is faster.
     share: of their work that was timed; the rest takes as long again, so it was not waited for.
     peak_mb: memory at the peak, above what was held before.
@@ -62,8 +62,6 @@ class Comparison(Strict):
     group: str
     ours: str
     theirs: str
-    unit: str = "s"
-    clock: str = "cpu"
     seconds: Sides
     ratio: Spread
     repeats: Annotated[int, Field(ge=1)]

@@ -72,7 +72,10 @@ class Case:
 
 
 CASES: dict[str, Case] = {}
-GROWTHS: dict[str, tuple[str, Sequence[int], Callable[[int], Function]]] = {}
+"""Name -> case, in the order they run."""
+
+GROWTHS: dict[str, tuple] = {}
+"""Name -> the arguments of `run_growth`."""
 
 
 def case(name: str, **words: Any) -> Callable:
@@ -87,12 +90,12 @@ def case(name: str, **words: Any) -> Callable:
     return register
 
 
-def growth(name: str, axes: dict[str, Sequence[int]]) -> Callable:
-    """Register the function below: (axis, size) -> what is timed at this size of the axis."""
+def growth(name: str, axes: dict[str, Sequence[int]], times: int = 1) -> Callable:
+    """Register the function below: (axis, size) -> what is timed at this size of the axis, and does it so many times."""
 
     def register(make: Callable[[str, int], Function]) -> Callable:
         for axis, sizes in axes.items():
-            GROWTHS[f"{name} over {axis}"] = (name, axis, sizes, make)
+            GROWTHS[f"{name} over {axis}"] = (name, axis, sizes, make, times)
         return make
 
     return register
@@ -157,12 +160,12 @@ def _compared(pairs: list[tuple[float, float]], words: dict, share: float, times
 
 
 def run_growth(
-    name: str, axis: str, sizes: Sequence[int], make: Callable[[str, int], Function], repeats: int = 3
-) -> Growth:
+    name: str, axis: str, sizes: Sequence[int], make: Callable[[str, int], Function], times: int = 1, repeats: int = 3
+) -> Growth:  # fmt: skip
     """Seconds at each size, the sizes in turns, and the slope of each turn in logarithms."""
     functions = [make(axis, size) for size in sizes]
     calls = [max(1, round(SHORT / max(_warmed(function, None)[2], 1e-6))) for function in functions]
-    turns = [[clock(f, calls=n) for f, n in zip(functions, calls)] for _ in range(repeats)]
+    turns = [[clock(f, calls=n) / times for f, n in zip(functions, calls)] for _ in range(repeats)]
     slopes = [float(np.polyfit(np.log(sizes), np.log(turn), 1)[0]) for turn in turns]
     return Growth(
         name=name, axis=axis, sizes=[float(s) for s in sizes], seconds=[Spread.of(s) for s in zip(*turns)],

@@ -39,7 +39,7 @@ for _precision, _when in (("float32", str), ("bf16", no_bf16)):
 
 
 @growth(
-    "search",
+    "search for ranks",
     {"batch": (16, 32, 64, 128), "depth": (8, 14, 20, 32, 44), "width": (8, 16, 32, 64), "image side": (16, 24, 32, 48),
      "candidates": (25, 50, 100, 200)},
 )  # fmt: skip

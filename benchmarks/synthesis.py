@@ -117,6 +117,7 @@ for _peer in ("ZeroQ", "Deep Inversion"):
         "width": (8, 16, 32, 64),
         "image side": (16, 24, 32, 48),
     },
+    times=STEPS,
 )
 def step_at(axis: str, size: int):
     net, batch, side = networks.sized(axis, size)

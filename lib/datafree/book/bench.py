@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated
 
 import matplotlib.pyplot as plt
+from matplotlib.ticker import NullLocator
 from pydantic import Field, ValidationError
 
 from .. import files
@@ -142,18 +143,17 @@ def growth_text(row: Growth) -> str:
 
 def growth_figure(rows: Sequence[Growth]) -> plt.Figure:
     """Seconds over size in logarithms: a panel an axis, a line a thing, ends of the repeats as bars."""
-    axes_found = list(dict.fromkeys(row.axis for row in rows))
-    names = list(dict.fromkeys(row.name for row in rows))
-    columns = min(3, len(axes_found))
-    rows_of_panels = math.ceil(len(axes_found) / columns)
-    figure, axes = plt.subplots(rows_of_panels, columns, figsize=(3.4 * columns, 3.0 * rows_of_panels), squeeze=False)
-    for panel, axis in zip(axes.flat, axes_found):
-        for row in (row for row in rows if row.axis == axis):
-            _draw(panel, row, names.index(row.name))
-        panel.set(xscale="log", yscale="log", xlabel=axis)
-        panel.legend(fontsize=8)
-    for panel in axes.flat[len(axes_found) :]:
+    kinds, names = (list(dict.fromkeys(getattr(row, key) for row in rows)) for key in ("axis", "name"))
+    columns = min(3, len(kinds))
+    lines = math.ceil(len(kinds) / columns)
+    figure, axes = plt.subplots(lines, columns, figsize=(3.4 * columns, 3.0 * lines), squeeze=False)
+    for panel in axes.flat[len(kinds) :]:
         panel.set_visible(False)
+    for panel, kind in zip(axes.flat, kinds):
+        panel.set(xscale="log", yscale="log", xlabel=kind)
+        for row in (row for row in rows if row.axis == kind):
+            _draw(panel, row, names.index(row.name))
+        panel.legend(fontsize=8)
     for panel in axes[:, 0]:
         panel.set_ylabel("CPU seconds")
     figure.tight_layout()
@@ -163,12 +163,10 @@ def growth_figure(rows: Sequence[Growth]) -> plt.Figure:
 def _draw(panel: plt.Axes, row: Growth, place: int) -> None:
     middle = [spread.median for spread in row.seconds]
     ends = [[m - s.low for m, s in zip(middle, row.seconds)], [s.high - m for m, s in zip(middle, row.seconds)]]
-    label = f"{row.name}: {row.slope.median:.2f}"
-    panel.errorbar(
-        row.sizes, middle, ends, marker="os^D"[place % 4], color=plots.PALETTE[place], markersize=4, label=label
-    )
-    panel.set_xticks(row.sizes, [f"{size:g}" for size in row.sizes], minor=False)
-    panel.minorticks_off()
+    label, color = f"{row.name}: {row.slope.median:.2f}", plots.PALETTE[place]
+    panel.errorbar(row.sizes, middle, ends, marker="os^D"[place % 4], color=color, markersize=4, label=label)
+    panel.set_xticks(row.sizes, [f"{size:g}" for size in row.sizes])
+    panel.xaxis.set_minor_locator(NullLocator())
 
 
 def write_page(folder: Path) -> str:

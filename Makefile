@@ -65,7 +65,7 @@ test: $(STAMP)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -rs tests
 
 bench: $(STAMP)
-	@$(BIN)/python benchmarks/run.py
+	@$(BIN)/python -m benchmarks
 
 audit: $(STAMP)
 	@$(DATAFREE) build audit --profile $(PROFILE)

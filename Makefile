@@ -27,11 +27,11 @@ help:
 	@echo "make book    environment, notebooks, rendered pages in _build/html (again: only what changed)"
 	@echo "make test    every test, and every notebook once more in short"
 	@echo "make bench   speed and memory against the naive version -> _build/bench.json"
-	@echo "make audit   every notebook with seeds 0 to 4 -> book/records, which the ledger reads"
+	@echo "make audit   the evidence: profile reduced, seeds 0 to 2 -> book/records; only what is stale"
 	@echo "make lab     JupyterLab on the notebooks"
 	@echo "make serve   the rendered book on http://localhost:$(PORT)"
 	@echo "make clean   remove what was built; .venv stays"
-	@echo "PROFILE=smoke|book|paper picks the profile of book and audit (now: $(PROFILE))."
+	@echo "PROFILE=smoke|book|reduced|paper picks another profile."
 
 $(STAMP): requirements.txt pyproject.toml
 	@if [ -z "$(PYTHON)" ]; then \
@@ -67,6 +67,7 @@ test: $(STAMP)
 bench: $(STAMP)
 	@$(BIN)/python -m benchmarks
 
+audit: PROFILE = reduced
 audit: $(STAMP)
 	@$(DATAFREE) build audit --profile $(PROFILE)
 

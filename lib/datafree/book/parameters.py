@@ -98,17 +98,27 @@ class KWCalibration(KWImages):
     test_images: TestImages = 1000
 
 
+COMPARISONS = "noise recipe sizes snapshots labels mixtures intervals readings"
+"""What 03_kw_distillation compares beside its five sources of images."""
+
+
 class KWDistillation(KWImages):
     """Parameters of 03_kw_distillation."""
 
-    steps: int = Field(120, ge=2, le=1_000_000, description="steps of the main runs (section 4.2: 16,000)")
-    short_steps: int = Field(25, ge=2, le=1_000_000, description="steps of the runs that compare recipes")
-    batch: Batch = 64
-    kd_rate: float = Field(3e-4, gt=0, le=10, description="peak learning rate of distillation (not given)")
-    optimizer: Literal["sgd", "adam"] = Field("adam", description="of distillation (section 4.2: sgd)")
+    steps: int = Field(25, ge=2, le=1_000_000, description="steps of the main runs (section 4.2: 16,000)")
+    comparisons: str = Field(
+        "noise",
+        pattern=rf"^({COMPARISONS.replace(' ', '|')}| )*$",
+        description=f"what else is compared, of: {COMPARISONS}",
+    )
+    short_steps: int = Field(8, ge=2, le=1_000_000, description="steps of the runs that are compared there")
+    batch: Batch = 32
+    kd_rate: float = Field(0.01, gt=0, le=10, description="peak learning rate of distillation (not given)")
+    noise_rate: float = Field(1e-4, gt=0, le=10, description="the same on noise, with BatchNorm frozen (not given)")
+    optimizer: Literal["sgd", "adam"] = Field("sgd", description="of distillation (section 4.2: sgd)")
     calibration_steps: int = Field(5, ge=1, le=100_000, description="calibration batches of 128 before distilling")
     whole_images: int = Field(500, ge=10, le=1_000_000, description="real images that stand for all of them (table 6)")
-    test_images: TestImages = 1000
+    test_images: TestImages = 500
 
 
 class KWCorrespondence(KWImages):

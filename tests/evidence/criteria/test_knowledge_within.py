@@ -80,8 +80,9 @@ def recipe(full, without, steady, shaken):
 def table_6(long, short, fraction, images=50_000, **parameters):
     """(cross entropy, distillation) a row."""
     objectives = ("cross entropy", "distillation")
-    found = {"all": images, "fraction": 500, "all, long": by(objectives, *long), "all, short": by(objectives, *short)}
-    return run({"labels_or_teacher": found | {"fraction, short": by(objectives, *fraction)}}, **parameters)
+    schedules = {"all, long": long, "all, short": short, "fraction, short": fraction}
+    top1 = {row: by(objectives, *values) for row, values in schedules.items()}
+    return run({"labels_or_teacher": {"all": images, "fraction": 500, "top1": top1}}, **parameters)
 
 
 def mixtures(*top1, levels=(0.052, 0.053, 0.059)):
@@ -133,7 +134,7 @@ def classes(rare_bns, rare_both, top1_bns, top1_both, share_both=0.1):
 
 
 def sizes(real, bns):
-    return run({"by_size": {"sizes": [50, 150, 500], "real": real, "BNS": bns}})
+    return run({"by_size": {n: {"real": a, "BNS": b} for n, a, b in zip(("50", "150", "500"), real, bns)}})
 
 
 def calibrators(gain, base=80):
@@ -416,10 +417,9 @@ def test_fair_draws_stay_below_their_limit():
 def test_slope_keeps_the_images():
     rng = np.random.default_rng(1)
     points = [rng.random(200) < p for p in (0.5, 0.6, 0.7)]
-    hits = {f"by_size/{s}/{k}": pack(v) for s in ("BNS", "real") for k, v in enumerate(points)}
-    found = CRITERIA["kw-c35"].effects(
-        run({"by_size": {"sizes": [10, 100, 1000], "real": [0] * 3, "BNS": [0] * 3}}, hits)
-    )
+    by_size = {n: {"real": v, "BNS": v} for n, v in zip(("10", "100", "1000"), points)}
+    hits = {f"by_size/{n}/{s}": pack(v) for n, row in by_size.items() for s, v in row.items()}
+    found = CRITERIA["kw-c35"].effects(run({"by_size": dict.fromkeys(by_size, {"real": 0, "BNS": 0})}, hits))
     ends = 100 * (points[2].mean() - points[0].mean()) / 2
     assert found["BNS"].distance.value == pytest.approx(ends)
     assert found["BNS"].distance.images.mean() == pytest.approx(ends)

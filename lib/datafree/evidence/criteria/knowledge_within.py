@@ -483,8 +483,9 @@ def best_scheme_is_comparable_with_real_images(run):
 )  # fmt: skip
 def more_images_help(run):
     """Table 1, figure 2a: accuracy rises with the number of images, BNS and real."""
-    sizes = [math.log10(n) for n in run.metric("by_size", "sizes")]
-    return {s: above(slope(sizes, [run.accuracy("by_size", s, k) for k in range(len(sizes))])) for s in ("BNS", "real")}
+    sizes = sorted(run.metric("by_size"), key=int)
+    decades = [math.log10(int(n)) for n in sizes]
+    return {s: above(slope(decades, [run.accuracy("by_size", n, s) for n in sizes])) for s in ("BNS", "real")}
 
 
 @criterion("kw-c36", chapter=DISTILLATION, unit="points a decade of J_KL", needs=TAUGHT)
@@ -503,8 +504,8 @@ def better_statistics_teach_better(run):
 def bns_is_a_little_under_real_at_every_size(run):
     """Figure 2a: at equal set size BNS images are under real ones, by a little, at every size."""
     parts = {}
-    for k, size in enumerate(("smallest", "middle", "largest")):
-        gap = run.accuracy("by_size", "real", k) - run.accuracy("by_size", "BNS", k)
+    for size, n in zip(("smallest", "middle", "largest"), sorted(run.metric("by_size"), key=int)):
+        gap = run.accuracy("by_size", n, "real") - run.accuracy("by_size", n, "BNS")
         parts |= {f"under, {size} set": above(gap), f"a little, {size} set": below(gap, LITTLE)}
     return parts
 
@@ -598,13 +599,17 @@ def labels_win_on_all_images(run):
     one_pass_over_all(run)
     if run.metric("labels_or_teacher", "all") < ALL_OF_CIFAR10:
         raise Missing("the run has no more than a part of the training set.")
-    return above(*(run.accuracy("labels_or_teacher", "all, long", o) for o in ("cross entropy", "distillation")))
+    return above(
+        *(run.accuracy("labels_or_teacher", "top1", "all, long", o) for o in ("cross entropy", "distillation"))
+    )
 
 
 @criterion("kw-c45", chapter=DISTILLATION, unit="points", needs=TAUGHT, stand_in=IMAGENET)
 def the_teacher_wins_on_a_fraction(run):
     """Table 6: on a fraction of the real images the order turns round."""
-    return above(*(run.accuracy("labels_or_teacher", "fraction, short", o) for o in ("distillation", "cross entropy")))
+    return above(
+        *(run.accuracy("labels_or_teacher", "top1", "fraction, short", o) for o in ("distillation", "cross entropy"))
+    )
 
 
 @criterion("kw-c46", chapter=DISTILLATION, unit="points", needs=TAUGHT, stand_in=IMAGENET)
@@ -612,7 +617,7 @@ def labels_lose_with_fewer_steps_and_images(run):
     """Table 6: cross entropy loses accuracy with fewer steps, and again with fewer images."""
     one_pass_over_all(run)
     rows = ("all, long", "all, short", "fraction, short")
-    return pairs({row: run.accuracy("labels_or_teacher", row, "cross entropy") for row in rows}, rows)
+    return pairs({row: run.accuracy("labels_or_teacher", "top1", row, "cross entropy") for row in rows}, rows)
 
 
 @criterion(
@@ -622,7 +627,9 @@ def the_teacher_hardly_minds_fewer_steps_and_images(run):
     """Table 6: distillation on all images, long, and on a fraction, short, differ by next to nothing."""
     one_pass_over_all(run)
     as_often_as_the_paper(run)
-    long, short = (run.accuracy("labels_or_teacher", r, "distillation") for r in ("all, long", "fraction, short"))
+    long, short = (
+        run.accuracy("labels_or_teacher", "top1", r, "distillation") for r in ("all, long", "fraction, short")
+    )
     return within(long, short, POINT)
 
 

@@ -134,6 +134,7 @@ class KWCorrespondence(KWImages):
         description="images of each other set, at most; at most half of the test images are damaged",
     )
     natural: str = Field("", description="another set of natural images, named as `data` is; empty for none")
+    cifar100: str = Field("", description="a network of CIFAR-100, as `datafree inputs` names it; empty for none")
 
 
 class LWEqualization(NotebookParameters):

@@ -14,7 +14,7 @@ class Recorded(Directive):
 
     required_arguments = 1
     final_argument_whitespace = True
-    option_spec = dict.fromkeys(("notebook", "head", "value", "caption"), directives.unchanged_required)
+    option_spec = dict.fromkeys(("notebook", "head", "value", "caption", "profile"), directives.unchanged_required)
 
     def run(self):
         env = self.state.document.settings.env

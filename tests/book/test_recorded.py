@@ -40,3 +40,8 @@ def test_a_path_leads_inside_and_nothing_on_record_is_said():
     found = [record_of({"a": {"b": {"c": 1.5}}}, "reduced")]
     assert "1.50" in text(found, "a/b")
     assert recorded.NONE in text(found, "a/x") and recorded.NONE in text([], "a")
+
+
+def test_other_settings_of_data_and_network_are_shown_only_if_asked_for():
+    runs = [record_of({"recipe": {"BNS": 2.0}}, "reduced"), record_of({"recipe": {"BNS": 5.0}}, "cifar100")]
+    assert "5.00" not in text(runs) and "5.00" in text(runs, profile="cifar100")

@@ -109,6 +109,11 @@ class KWCalibration(KWImages):
 class KWDistillation(KWImages):
     """Parameters of 03_kw_distillation."""
 
+    bits: str = Field(
+        "2 4 4",
+        pattern=r"^([2-9]|1[0-6])( ([2-9]|1[0-6])){2}$",
+        description="of weights, of activations, and of both in the first and the last layer (table 1)",
+    )
     steps: int = Field(25, ge=2, le=1_000_000, description="steps of the main runs (section 4.2: 16,000)")
     comparisons: str = Field("noise", **_some_of("noise recipe sizes snapshots labels mixtures intervals readings"))
     short_steps: int = Field(8, ge=2, le=1_000_000, description="steps of the runs that are compared there")

@@ -15,7 +15,6 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..evidence.ledger import scale_of
 from ..evidence.verdict import SCALES
 from . import show
 
@@ -56,21 +55,23 @@ def joined(tables: Sequence[Sequence[Mapping[str, Any]]], head: str) -> list[dic
 
 
 def table(
-    found: Sequence[Mapping[str, Any]], notebook: str, path: str, head: str, value: str, caption: str = ""
-) -> str:
+    found: Sequence[Mapping[str, Any]], notebook: str, path: str, head: str, value: str, caption: str = "",
+    profile: str = "",
+) -> str:  # fmt: skip
     """The HTML of the table, or a sentence where no run has measured it.
 
     Args:
         found: records, as `evidence.record.read_all` gives them.
         path: of the metric. head: title of the first column. value: title of a single column of numbers.
+        profile: of the runs; default: the one nearest the paper that has measured it.
     """
-    for scale in SCALES:
-        mine = [r["metrics"] for r in found if r["notebook"] == notebook and scale_of(r["profile"]) == scale]
+    for name in [profile] if profile else SCALES:
+        mine = [r["metrics"] for r in found if (r["notebook"], r["profile"]) == (notebook, name)]
         tables = [table for metrics in mine if (table := rows(metrics, path, head, value))]
         if tables:
             runs = "one run" if len(tables) == 1 else f"mean ± deviation of {len(tables)} runs"
             lines = joined(tables, head)
             heads = list(lines[0])
-            said = f"{caption} On record, profile {scale}: {runs}.".strip()
+            said = f"{caption} On record, profile {name}: {runs}.".strip()
             return show.html_table(heads, [[line[h] for h in heads] for line in lines], said)
     return f"<p>{NONE}</p>"

@@ -142,6 +142,10 @@ Widths = Annotated[
 ]
 
 
+Also = Annotated[str, Field(description="of another network, as `weights` and `data` are; empty: as for the first one")]
+NoWidths = Annotated[
+    str, Field(pattern=r"^(([2-9]|1[0-6])( |$))*$", description="widths at which AKD and DI run on that network, if any")
+]
 LiteSize = Annotated[
     int, Field(ge=32, le=512, description="side of its images (224, at which it was trained, costs four times 112)")
 ]
@@ -152,13 +156,16 @@ class LWQuantization(NotebookParameters):
 
     model: Model = "mobilenet_v2_small"
     second: Model = "resnet20"
+    second_weights: Also = ""
+    second_data: Also = ""
     third: Model = "slim_vgg"
+    third_weights: Also = ""
+    third_data: Also = ""
     bits: Widths = "8 6 5 4"
     costly_bits: Widths = "4"
     other_bits: Widths = "8 4"
-    other_costly_bits: str = Field(
-        "", pattern=r"^(([2-9]|1[0-6])( |$))*$", description="widths at which AKD and DI run on the other networks"
-    )
+    second_costly_bits: NoWidths = ""
+    third_costly_bits: NoWidths = ""
     samples: int = Field(2000, ge=10, le=1_000_000, description="imitated inputs of each layer (figure 4: 2000)")
     grid: int = Field(100, ge=2, le=1000, description="N of figure 4")
     synthetic_images: int = Field(16, ge=2, le=100_000, description="images of ZeroQ and of Deep Inversion, each")

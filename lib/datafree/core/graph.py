@@ -186,6 +186,14 @@ class Graph:
             )
         return self._by_name[name]
 
+    def activation(self, name: str) -> str:
+        """Name of the module that alone reads what layer `name` and its BatchNorm put out, and acts on each value."""
+        layer = self.layer(name)
+        reader = self._reader(self.node_of[layer.norm or name])
+        if layer.act is None or reader.op != "call_module" or self.uses[reader.target] > 1:
+            raise DataFreeError(f"no activation module of its own reads layer '{name}' of {self.network}.")
+        return reader.target
+
     # Layers and pairs -------------------------------------------------------------------------------------------
 
     def _reader(self, node: fx.Node) -> fx.Node | None:

@@ -173,7 +173,9 @@ def prepare(
         put_module(student, name, layer)
     if sums:
         device = next(student.parameters()).device
-        student = behind_sums(student, lambda: QuantizedSum(act_bits, zero_on_grid, device), (QuantizedLayer,))
+        around = {type(m) for m in student.modules() if isinstance(getattr(m, "inner", None), QuantizedLayer)}
+        whole = (QuantizedLayer, *around)
+        student = behind_sums(student, lambda: QuantizedSum(act_bits, zero_on_grid, device), whole)
     set_bits(student.eval(), weight_bits, act_bits, edge_bits)
     for layer in rounders(student):
         layer.observer = observer(layer.act_bits) if observer else None

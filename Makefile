@@ -66,7 +66,7 @@ test: $(STAMP)
 		--nbval-lax --nbval-current-env --nbval-cell-timeout 600 _build/nbval tests
 
 bench: $(STAMP)
-	@$(BIN)/python benchmarks/run.py
+	@$(BIN)/python -m benchmarks
 
 audit: $(STAMP)
 	@$(DATAFREE) build audit --profile $(PROFILE)

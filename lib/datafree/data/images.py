@@ -106,12 +106,22 @@ def resize_pixels(pixels: torch.Tensor, side: int) -> torch.Tensor:
     return torch.from_numpy(np.stack([np.asarray(tile) for tile in tiles])).permute(0, 3, 1, 2).contiguous()
 
 
-def random_crop_and_mirror(x: torch.Tensor, generator: torch.Generator, pad: int = 4) -> torch.Tensor:
-    """Random crop after reflection padding, and mirror: one draw an image, the whole batch at once."""
-    n, c, h, w = x.shape
+def random_crop_and_mirror(
+    x: torch.Tensor, generator: torch.Generator, pad: int = 4, size: tuple[int, int] | None = None
+) -> torch.Tensor:
+    """Random crop after reflection padding, and mirror: one draw an image, the whole batch at once.
+
+    Args:
+        size: rows and columns of the crop; default: those of the images.
+    """
+    n, c, *whole = x.shape
+    h, w = size or whole
     padded = F.pad(x, (pad, pad, pad, pad), mode="reflect")
     # corner of the crop in the padded image
-    dy, dx = (torch.randint(0, 2 * pad + 1, (n, 1), generator=generator) for _ in range(2))
+    dy, dx = (
+        torch.randint(0, side - kept + 2 * pad + 1, (n, 1), generator=generator)
+        for side, kept in zip(whole, (h, w), strict=True)
+    )
     flip = torch.rand(n, 1, generator=generator) < 0.5
     columns = torch.arange(w).expand(n, w)
     columns = torch.where(flip, columns.flip(1), columns) + dx

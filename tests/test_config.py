@@ -3,11 +3,12 @@
 from typing import Annotated, Literal
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field
 
-from datafree.config import Strict, from_text, group_of, pairs, triple, validate
+from datafree.config import Strict, device_named, from_text, group_of, pairs, triple, validate
 from datafree.errors import DataFreeError
 
 Spread = Annotated[float, Field(gt=0)]
@@ -129,3 +130,20 @@ def test_any_pair_is_taken_or_explained(name, value):
         assert str(error).endswith(".")
     else:
         assert name.partition(".")[0] in type(settings).model_fields
+
+
+@pytest.mark.parametrize("name", ["cpu", torch.device("cpu")])
+def test_devices_by_name(name):
+    assert device_named(name) == torch.device("cpu")
+
+
+def test_auto_is_a_device_that_is_there():
+    torch.zeros(1, device=device_named("auto"))
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:x", "cuda", "mps", ""])
+def test_a_device_that_is_not_there_is_named(name, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(DataFreeError, match=f"'{name}' is not there; this machine has auto, cpu."):
+        device_named(name)

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from . import files, papers
-from .config import Strict, validate
+from .config import Strict, device_named, validate
 from .core import batchnorm
 from .core.flops import count_macs, count_parameters, weight_bytes
 from .core.metrics import accuracies, mean_iou, outputs
@@ -113,9 +113,9 @@ def read_report(path: str | Path) -> dict:
     return report
 
 
-def load_compressed(name: str, weights: str | Path | None, report: str | Path) -> nn.Module:
-    """The compressed network `name` in evaluation mode: its structure from its report, its values from its weights."""
-    path = Path(report)
+def load_compressed(name: str, weights: str | Path | None, report: str | Path, *, device: str = "cpu") -> nn.Module:
+    """The compressed network `name` in evaluation mode, on `device`: its structure from its report, its values from its weights."""
+    path, place = Path(report), device_named(device)
     if weights is None or not path.is_file():
         raise DataFreeError(
             "give --weights OUT.safetensors together with --report OUT.json, as `datafree compress` wrote them."
@@ -131,7 +131,7 @@ def load_compressed(name: str, weights: str | Path | None, report: str | Path) -
         student = method.structure(network, **fitting(method.structure, config=config, report=report, state=state))
     except (KeyError, TypeError, AttributeError) as error:
         raise DataFreeError(f"'{path}' does not describe what is in '{weights}' ({error}).") from None
-    return load_state(student, state, f"'{weights}'").eval()
+    return load_state(student, state, f"'{weights}'").eval().to(place)
 
 
 # Evaluate ---------------------------------------------------------------------------------------------------------

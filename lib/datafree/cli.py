@@ -27,6 +27,7 @@ Numbers = Annotated[str, typer.Option(help="three numbers: the input normalisati
 Root = Annotated[Path | None, typer.Option(help="where torchvision's data sets lie")]
 Out = Annotated[Path, typer.Option(help="the .safetensors file to write; its record goes beside it, as .json")]
 Profile = Annotated[str, typer.Option(help="smoke, book, reduced, paper, or another file of notebooks/profiles")]
+Device = Annotated[str, typer.Option(help="cpu, cuda or mps; auto: a CUDA card if there is one")]
 Settings = Annotated[list[str] | None, typer.Option("-p", help="NAME=VALUE, as often as you like; replaces a default")]
 
 
@@ -70,6 +71,7 @@ def train(
     model: Model,
     out: Out,
     parameter: Settings = None,
+    device: Device = "auto",
     threads: Annotated[int | None, typer.Option(help="CPU threads; default: torch's own choice", min=1)] = None,
 ):
     """Train a network and write its weights and record; an interrupted run goes on where it stopped.
@@ -87,7 +89,7 @@ def train(
     if "model" in values:
         raise DataFreeError("the network is the first argument of `datafree train`; leave out '-p model=...'.")
     config = validate(training.TrainConfig, {"model": model} | from_text(training.TrainConfig, values), "train")
-    record = training.train(config, out)
+    record = training.train(config, out, device)
     score = f"{record['test_miou']:.2f} % mean IoU" if "test_miou" in record else f"{record['test_top1']:.2f} % top-1"
     typer.echo(f"{model}: {score} on {record['test_images']} test images -> {out}")
 
@@ -101,6 +103,7 @@ def compress(
     weights: Weights = None,
     mean: Numbers = "",
     std: Numbers = "",
+    device: Device = "auto",
 ):
     """Compress a network by one of the papers; defaults are the papers' settings, and may take long.
 
@@ -114,7 +117,7 @@ def compress(
     files.weights_name(out)
     cls = method_named(method).config
     config = validate(cls, from_text(cls, pairs(parameter or [])), "compress")
-    network, side = _network(model, weights, mean, std), image_size(model) or 32
+    network, side = _network(model, weights, mean, std, device), image_size(model) or 32
     result = api.compress(network, config, shape=(3, side, side))
     api.save_compressed(result, out)
     report = result.report
@@ -124,13 +127,13 @@ def compress(
     )
 
 
-def _network(model: str, weights: Path | None, mean: str, std: str):
-    """The network of those names, with the normalisation of its input if one is given."""
+def _network(model: str, weights: Path | None, mean: str, std: str, device: str):
+    """The network of those names on a device, with the normalisation of its input if one is given."""
     from .config import triple
     from .networks.weights import load_network
 
     settings = {name: value for name, text in (("mean", mean), ("std", std)) if (value := triple(text))}
-    return load_network(model, weights, **settings)
+    return load_network(model, weights, device=device, **settings)
 
 
 @app.command()
@@ -170,14 +173,18 @@ def evaluate(
     ] = None,
     data: Data = "cifar10-stub",
     root: Root = None,
+    device: Device = "auto",
 ):
     """Top-1 and top-5 accuracy of a network, float or compressed, on real test images; mean IoU where pixels have labels."""
     from . import api
     from .data.sources import load_images
     from .networks.zoo import image_size
 
-    network = api.load_compressed(model, weights, report) if report else _network(model, weights, mean, std)
-    images = load_images(data, "test", root=root, size=image_size(model))
+    if report:
+        network = api.load_compressed(model, weights, report, device=device)
+    else:
+        network = _network(model, weights, mean, std, device)
+    images = load_images(data, "test", root=root, size=image_size(model), device=device)
     names = {"top1": "top-1", "top5": "top-5", "mean_iou": "mean IoU"}
     found = ", ".join(f"{names[name]} {value:.2f} %" for name, value in api.evaluate(network, images).items())
     typer.echo(f"{model}: {found} on {len(images)} images")
@@ -205,12 +212,13 @@ def synthesize(
     profile: Profile = "book",
     seed: int = 0,
     parameter: Settings = None,
+    device: Device = "auto",
 ):
     """Make the images that 02_kw_calibration and other chapters read; a set that was interrupted is completed."""
     from .book import chapters, parameters
     from .config import pairs
 
-    config = parameters.resolve("02_kw_calibration", profile, pairs(parameter or []), seed)
+    config = parameters.resolve("02_kw_calibration", profile, pairs(parameter or []), seed, device)
     net = chapters.network(config)
     made = chapters.calibration_images(net, config, scheme)
     typer.echo(f"{len(made)} images of scheme {made.name} -> {chapters.images_path(net, config, scheme)}")
@@ -222,6 +230,7 @@ def run(
     profile: Profile = "book",
     seed: int = 0,
     parameter: Settings = None,
+    device: Device = "auto",
     out: Annotated[Path | None, typer.Option(help="the executed notebook")] = None,
     record: Annotated[Path | None, typer.Option(help="the record")] = None,
     timeout: Annotated[int | None, typer.Option(help="seconds a cell may take", min=1)] = None,
@@ -231,7 +240,7 @@ def run(
     from .book.run import run_notebook
     from .config import pairs
 
-    paths = run_notebook(notebook, profile, seed, pairs(parameter or []), out, record, timeout, bar)
+    paths = run_notebook(notebook, profile, seed, pairs(parameter or []), device, out, record, timeout, bar)
     typer.echo("\n".join(str(path) for path in paths))
 
 

@@ -46,6 +46,30 @@ def triple(text: str) -> tuple[float, float, float] | None:
     return numbers or None
 
 
+Device = Literal["auto", "cpu", "cuda", "mps"]
+"""Where a network and its images lie; auto: a CUDA card where there is one, else the processor.
+
+mps has to be asked for: it lacks double precision, which closed-form solutions and some ranges need.
+"""
+
+
+def device_named(name: Any):
+    """The torch device of that name (a `Device`, or one that torch knows, as 'cuda:1'); DataFreeError where it is not there."""
+    import torch
+
+    if str(name) == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    try:
+        device = torch.device(name)
+    except (RuntimeError, TypeError):
+        device = None
+    if device is None or not there.get(device.type, True):
+        known = ", ".join(("auto", *(kind for kind, found in there.items() if found)))
+        raise DataFreeError(f"the device '{name}' is not there; this machine has {known}.")
+    return device
+
+
 class Strict(BaseModel):
     """Frozen, typed, no unknown fields, no NaN or infinity."""
 

@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from tqdm.auto import tqdm
 
 from . import files
-from .config import Strict
+from .config import Strict, device_named
 from .core.flops import count_macs, count_parameters
 from .core.metrics import mean_iou, top1
 from .core.optimization import rate_factor
@@ -77,17 +77,17 @@ def strided_depthwise_in_float(model: nn.Module) -> nn.Module:
 class Trainer:
     """One run: `fit` goes on from `resume` if that file is there, and writes it after every epoch."""
 
-    def __init__(self, config: TrainConfig, out: Path):
+    def __init__(self, config: TrainConfig, out: Path, device: str = "cpu"):
         self.config, self.out = config, files.weights_name(out)
         self.resume = self.out.with_suffix(".resume")
         known_network(config.model)
         self.train_set, self.test_set = (
-            load_images(config.data, split, root=config.root) for split in ("train", "test")
+            load_images(config.data, split, root=config.root, device=device) for split in ("train", "test")
         )
         self._check_sets()
         torch.manual_seed(config.seed)
         self.model = build_network(config.model, classes=len(self.train_set.classes), mean=config.mean, std=config.std)
-        strided_depthwise_in_float(self.model).to(memory_format=torch.channels_last)
+        strided_depthwise_in_float(self.model).to(device_named(device), memory_format=torch.channels_last)
         self.optimizer = torch.optim.SGD(
             _groups(self.model, config.decay), lr=config.rate, momentum=config.momentum, nesterov=True
         )
@@ -184,7 +184,7 @@ class Trainer:
         if not self.resume.is_file():
             return
         try:
-            state = torch.load(self.resume, weights_only=True)
+            state = torch.load(self.resume, map_location="cpu", weights_only=True)
         except Exception:
             raise DataFreeError(f"progress file '{self.resume}' cannot be read; delete it to start again.") from None
         if state["config"] != self.config.model_dump():
@@ -234,6 +234,6 @@ def command(config: TrainConfig, out: Path) -> str:
     return shlex.join(["datafree", "train", config.model, *settings, "--out", out.name])
 
 
-def train(config: TrainConfig, out: str | Path) -> dict:
+def train(config: TrainConfig, out: str | Path, device: str = "cpu") -> dict:
     """Train, write OUT (safetensors) and OUT's .json (command, parameters, log, final accuracy)."""
-    return Trainer(config, Path(out)).fit()
+    return Trainer(config, Path(out), device).fit()

@@ -35,6 +35,8 @@ def command(notebook: str, config: Strict) -> str:
     """The command line that runs the notebook with these parameters again."""
     given = {name: value for name, value in config.model_dump().items() if name in _given(notebook, config)}
     words = ["datafree", "run", notebook, "--profile", config.profile, "--seed", str(config.seed)]
+    if config.device != "auto":
+        words += ["--device", config.device]
     for name, value in given.items():
         words += ["-p", f"{name}={portable(value)}"]
     return shlex.join(words)
@@ -190,13 +192,13 @@ SOURCES = {"real": "real", "bns": "BNS", "bns_inception": "BNS + I", "inception"
 def network(config: Strict) -> nn.Module:
     """The reference network: embedded weights, or the file of `weights` with its normalisation."""
     settings = {name: value for name in ("mean", "std") if (value := triple(getattr(config, name)))}
-    return load_network(config.model, config.weights or None, **settings)
+    return load_network(config.model, config.weights or None, device=config.device, **settings)
 
 
 def images(config: Strict, split: str, count: int | None = None) -> ImageSet:
     """The data set of `config`; with `count`, an evenly spread part that keeps the classes' shares."""
     side = image_size(config.model)
-    whole = load_images(config.data, split, root=config.root or None, size=side, limit=count)
+    whole = load_images(config.data, split, root=config.root or None, size=side, limit=count, device=config.device)
     if count is None or count >= len(whole):
         return whole
     if count < len(whole.classes):
@@ -210,7 +212,7 @@ def part(whole: ImageSet, count: int) -> ImageSet:
         return whole
     if whole.pixels.dtype == torch.uint8:
         return whole.per_class(max(1, count // len(whole.classes)))
-    return whole[torch.linspace(0, len(whole) - 1, count).long()]
+    return whole[torch.linspace(0, len(whole) - 1, count, device=whole.pixels.device).long()]
 
 
 def synthesis_config(config: parameters.KWImages, scheme: str, sigma: float = 1.0) -> synthesis.SynthesisConfig:

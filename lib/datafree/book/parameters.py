@@ -8,12 +8,14 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from .. import files
+from ..config import Device as DeviceName
 from ..config import Strict, from_text, suggestion, validate
 from ..core.precision import Precision as PassPrecision
 from ..errors import DataFreeError
 
 Seed = Annotated[int, Field(ge=0, lt=2**31, description="seeds Python, NumPy and torch")]
 Profile = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$", description="name of a file in notebooks/profiles")]
+Device = Annotated[DeviceName, Field(description="where network and images lie; auto: a CUDA card if there is one")]
 Model = Annotated[str, Field(min_length=1, description="name of the network")]
 Weights = Annotated[
     str, Field(description="a name of `datafree inputs`, or a file of a state dict; empty: the embedded weights")
@@ -50,6 +52,7 @@ class NotebookParameters(Strict):
 
     seed: Seed = 0
     profile: Profile = "book"
+    device: Device = "auto"
     model: Model = "resnet20"
     weights: Weights = ""
     mean: Triple = ""
@@ -327,7 +330,7 @@ NOTEBOOKS: dict[str, type[Strict]] = {
 ASK = "?"
 """In a profile: a value that only the user can give."""
 
-_RUN_NAMES = ("seed", "profile")
+_RUN_NAMES = ("seed", "profile", "device")
 
 
 def parameters_of(notebook: str) -> type[Strict]:
@@ -373,8 +376,10 @@ def _profile_entry(path: Path, notebook: str, values: Any) -> dict[str, Any]:
     return values
 
 
-def resolve(notebook: str, profile: str = "book", overrides: dict[str, Any] | None = None, seed: int = 0) -> Any:
-    """The parameters of one run: defaults, then the profile's, then `overrides` (texts or values), then the seed.
+def resolve(
+    notebook: str, profile: str = "book", overrides: dict[str, Any] | None = None, seed: int = 0, device: str = "auto"
+) -> Any:
+    """The parameters of one run: defaults, then the profile's, then `overrides` (texts or values), then seed and device.
 
     Raises:
         DataFreeError: an unknown notebook, profile or name, a wrong type, NaN, a value out of range, or
@@ -392,7 +397,7 @@ def resolve(notebook: str, profile: str = "book", overrides: dict[str, Any] | No
             f"-p {name}=VALUE ({cls.model_fields[name].description})" for name in asked if name in cls.model_fields
         )
         raise DataFreeError(f"profile '{profile}' of {notebook} leaves {', '.join(asked)} to you; give {hint}.")
-    return validate(cls, values | {"seed": seed, "profile": profile}, notebook)
+    return validate(cls, values | {"seed": seed, "profile": profile, "device": device}, notebook)
 
 
 def overridden(notebook: str, config: Strict) -> dict[str, Any]:

@@ -30,6 +30,7 @@ def run_notebook(
     profile: str = "book",
     seed: int = 0,
     overrides: dict | None = None,
+    device: str = "auto",
     out: Path | None = None,
     record: Path | None = None,
     timeout: int | None = None,
@@ -39,6 +40,7 @@ def run_notebook(
 
     Args:
         overrides: parameters that replace those of the profile; values may be text, as typed.
+        device: where it computes; see `config.Device`.
         out, record: where to write; the defaults lie in _build (runs with overrides apart, in _build/runs).
         timeout: seconds a cell may take.
         progress: show a bar that advances with the cells.
@@ -46,7 +48,7 @@ def run_notebook(
         DataFreeError: parameters, places or the run itself; a failed run leaves OUT's stem + '.failed.ipynb'.
     """
     source = find(name)
-    config = parameters.resolve(source.stem, profile, overrides or {}, seed)
+    config = parameters.resolve(source.stem, profile, overrides or {}, seed, device)
     default_out, default_record = places(source.stem, profile, seed, config.model_dump() if overrides else None)
     out, record = Path(out or default_out), Path(record or default_record)
     seconds = timeout or CELL_SECONDS.get(profile, 86400)

@@ -33,6 +33,10 @@ class ImageSet:
         index = torch.as_tensor([index]) if isinstance(index, int) else index
         return replace(self, pixels=self.pixels[index], labels=self.labels[index])
 
+    def to(self, device) -> ImageSet:
+        """The same images in the memory of a device; batches come from there."""
+        return replace(self, pixels=self.pixels.to(device), labels=self.labels.to(device))
+
     def floats(self) -> torch.Tensor:
         """The images as float32 in [0, 1], channels last in memory."""
         x = self.pixels
@@ -114,6 +118,6 @@ def random_crop_and_mirror(x: torch.Tensor, generator: torch.Generator, pad: int
 
 def pixels_hash(images: ImageSet) -> str:
     """SHA-256 over pixels and labels: two sets of one name and one hash are the same images."""
-    digest = hashlib.sha256(images.pixels.contiguous().numpy().tobytes())
-    digest.update(images.labels.contiguous().numpy().tobytes())
+    digest = hashlib.sha256(images.pixels.cpu().contiguous().numpy().tobytes())
+    digest.update(images.labels.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from .. import inputs, torchvision_shim
-from ..config import suggestion
+from ..config import device_named, suggestion
 from ..errors import DataFreeError
 from . import scenes
 from .embedded import EMBEDDED_SETS, read_stub
@@ -161,7 +161,7 @@ def _torchvision_set(name: str, split: str, root: Path | None, download: bool):
 
 def load_images(
     name: str, split: str = "test", *, root: str | Path | None = None, download: bool = False, size: int | None = None,
-    limit: int | None = None,
+    limit: int | None = None, device: str = "cpu",
 ) -> ImageSet:  # fmt: skip
     """Images by name.
 
@@ -175,7 +175,16 @@ def load_images(
             224 for imagenet, 512 for voc2012, 64 for scenes, 32 for torchvision's and the embedded sets.
         limit: read at most so many images of a folder or of imagenet, equally many of each class; or so many scenes,
             or images of voc2012 and camvid.
+        device: whose memory holds them, that of the network they are for: cpu, cuda, mps, or auto.
     """
+    place = device_named(device)
+    return _read(name, split, root, download, size, limit).to(place)
+
+
+def _read(
+    name: str, split: str, root: str | Path | None, download: bool, size: int | None, limit: int | None
+) -> ImageSet:
+    """Images by name, in the memory of the processor."""
     if split not in ("train", "test"):
         raise DataFreeError(f"split '{split}' is not known; use 'train' or 'test'.")
     if size is not None and size < 1:

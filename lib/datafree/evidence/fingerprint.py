@@ -30,10 +30,10 @@ REPORTING = ("evidence", "book.show", "book.plots", "core.provenance", "core.cos
 
 
 def fingerprint(notebook: str, parameters: dict[str, Any]) -> str:
-    """The fingerprint of a run of `notebook` with these parameters, as the library is now."""
+    """The fingerprint of a run of `notebook` with these parameters, as the library is now; the device does not count."""
     parts = {
         "notebook": notebook_code(notebook),
-        "parameters": parameters,
+        "parameters": {name: value for name, value in parameters.items() if name != "device"},
         "modules": {name: code_hash(_file(name)) for name in sorted(modules_of(notebook))},
         "packages": {name: _version(name) for name in PACKAGES},
     }

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from .. import files, inputs
-from ..config import suggestion
+from ..config import device_named, suggestion
 from ..errors import DataFreeError
 from . import efficientnet
 from .classifiers import TORCHVISION_MODELS, torchvision_state
@@ -164,8 +164,9 @@ def _registered(name: str, weights: str, sha256: str | None, **settings) -> nn.M
 
 
 def load_network(
-    name: str, weights: str | Path | None = None, *, sha256: str | None = None, trained_on: str = "cifar10", **settings
-) -> nn.Module:
+    name: str, weights: str | Path | None = None, *, sha256: str | None = None, trained_on: str = "cifar10",
+    device: str = "cpu", **settings,
+) -> nn.Module:  # fmt: skip
     """A trained network in evaluation mode.
 
     Args:
@@ -174,10 +175,16 @@ def load_network(
             those of its package); 'torchvision' those that torchvision fetches (TORCHVISION_MODELS only).
         sha256: expected checksum of `weights`; the embedded files are always checked.
         trained_on: which embedded weights: of CIFAR-10, or of a folder of data_stubs/models.
+        device: where the network is put, and so its results: cpu, cuda, mps, or auto.
         settings: `classes` (default: as many as the weights have), and `mean` and `std` of the input normalisation.
     """
     known_network(name)
     _check_normalisation(settings)
+    place = device_named(device)
+    return _loaded(name, weights, sha256, trained_on, **settings).to(place)
+
+
+def _loaded(name: str, weights: str | Path | None, sha256: str | None, trained_on: str, **settings) -> nn.Module:
     if str(weights) == "torchvision":
         return _of_torchvision(name, **settings)
     if str(weights) in inputs.registry():

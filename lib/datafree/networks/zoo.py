@@ -27,6 +27,7 @@ def image_size(name: str) -> int | None:
 ARCHITECTURES = {
     **CIFAR_RESNETS,
     "resnet18_cifar": CifarResNet18,
+    "resnet18_cifar_half": partial(CifarResNet18, width=32),
     "slim_vgg": SlimVGG,
     "mobilenet_v2_small": SmallMobileNetV2,
     "efficientnet_lite0": EfficientNetLite0,

@@ -13,7 +13,7 @@ import pytest
 
 from datafree import files
 from datafree.book import build, locks, parameters, plan, run
-from datafree.book.build import MARKER, swap
+from datafree.book.build import swap
 from datafree.errors import DataFreeError
 from datafree.evidence import fingerprint
 
@@ -79,8 +79,7 @@ def up_to_date(tmp_path_factory):
             record_of_today(name)
     for place in (*made, "ledger.json", "ledger.csv", "equations.md", "pages/ledger.md", "pages", "html/index.html"):
         touch(root / "_build" / place, OLD + 12)
-    (root / "_build/html" / MARKER).write_text("book")
-    touch(root / "_build/html" / MARKER, OLD + 20)
+    touch(root / "_build/html/.book", OLD + 20)
     return root
 
 
@@ -181,6 +180,7 @@ def test_changed_code_of_a_notebook_runs_it_alone(root, planned):
 
 def test_another_profile_is_another_book_and_the_audit_has_five_seeds(root, planned):
     assert planned(profile="smoke") == (list(ALL), {"ledger": 1, "html": 1, "synthesise": 3})
+    assert planned() == ([], {})
     runs, steps = planned("audit")
     assert len(runs) == 4 * len(ALL) and steps == {"synthesise": 12}
 

@@ -9,8 +9,8 @@ from pydantic import Field
 
 from .. import files
 from ..config import Device as DeviceName
+from ..config import Precision as PassPrecision
 from ..config import Strict, from_text, suggestion, validate
-from ..core.precision import Precision as PassPrecision
 from ..errors import DataFreeError
 
 Seed = Annotated[int, Field(ge=0, lt=2**31, description="seeds Python, NumPy and torch")]

@@ -101,6 +101,7 @@ def site(hostile):
         ("code", "moment_mse(1)"),
     )
     pages.write_pages(source, hostile / "notebooks")
+    pages.write_equations(source / "equations.md", hostile / "notebooks")
     (source / "notebooks").mkdir()
     shutil.copy(hostile / "notebooks" / f"{RECORDED}.ipynb", source / f"{RECORDED}.ipynb")
     (source / "notebooks" / "below.md").write_text("# Below\n\n:::{claim} kw-c13\n:::\n")

@@ -25,14 +25,6 @@ def fold(cell):
     return cell["metadata"].get("mystnb", {}).get("code_prompt_show", "") if "metadata" in cell else ""
 
 
-def test_what_papermill_adds_is_dropped_and_nothing_else():
-    kept = code("x = 0") | {"metadata": {"tags": [], "papermill": {"duration": 1}}}
-    metadata = {"papermill": {"input_path": "/x"}, "kernelspec": {}}
-    book = staging.tidy({"metadata": metadata, "cells": [kept, code("x = 1", "injected-parameters")]})
-    assert book["metadata"] == {"kernelspec": {}}
-    assert [(c["source"], c["metadata"]) for c in book["cells"]] == [("x = 0", {"tags": []})]
-
-
 @pytest.mark.parametrize(
     ("cell", "words"),
     [

@@ -142,29 +142,38 @@ Widths = Annotated[
 ]
 
 
+LiteSize = Annotated[
+    int, Field(ge=32, le=512, description="side of its images (224, at which it was trained, costs four times 112)")
+]
+
+
 class LWQuantization(NotebookParameters):
     """Parameters of 06_lw_quantization."""
 
     model: Model = "mobilenet_v2_small"
     second: Model = "resnet20"
     third: Model = "slim_vgg"
-    bits: Widths = "8 7 6 5 4"
-    costly_bits: Widths = "6 4"
-    other_bits: Widths = "8 5 4"
+    bits: Widths = "8 6 5 4"
+    costly_bits: Widths = "4"
+    other_bits: Widths = "8 4"
+    other_costly_bits: str = Field(
+        "", pattern=r"^(([2-9]|1[0-6])( |$))*$", description="widths at which AKD and DI run on the other networks"
+    )
     samples: int = Field(2000, ge=10, le=1_000_000, description="imitated inputs of each layer (figure 4: 2000)")
     grid: int = Field(100, ge=2, le=1000, description="N of figure 4")
-    synthetic_images: int = Field(32, ge=2, le=100_000, description="images of ZeroQ and of Deep Inversion, each")
-    synthetic_steps: int = Field(20, ge=1, le=100_000, description="steps on them (ZeroQ: 500, Deep Inversion: 2000)")
-    round_steps: int = Field(30, ge=1, le=100_000, description="steps of AdaRound on each layer (10,000)")
-    training_steps: int = Field(5, ge=1, le=1_000_000, description="steps of the distilled students (not given)")
-    batch: Batch = 32
-    test_images: TestImages = 300
-    other_images: TestImages = 150
-    lite_bits: Widths = "8 7 6 5"
+    synthetic_images: int = Field(16, ge=2, le=100_000, description="images of ZeroQ and of Deep Inversion, each")
+    synthetic_steps: int = Field(15, ge=1, le=100_000, description="steps on them (ZeroQ: 500, Deep Inversion: 2000)")
+    round_steps: int = Field(15, ge=1, le=100_000, description="steps of AdaRound on each layer (10,000)")
+    training_steps: int = Field(4, ge=1, le=1_000_000, description="steps of the distilled students (not given)")
+    batch: Batch = 16
+    test_images: TestImages = 200
+    other_images: TestImages = 100
+    lite_bits: Widths = "8 7 6"
     lite_samples: int = Field(
         300, ge=10, le=1_000_000, description="imitated inputs of each layer of EfficientNet-Lite0"
     )
-    lite_images: int = Field(200, ge=2, le=1_000_000, description="images that EfficientNet-Lite0 is compared on")
+    lite_images: int = Field(40, ge=2, le=1_000_000, description="images that EfficientNet-Lite0 is compared on")
+    lite_size: LiteSize = 112
     imagenet: str = Field(
         "", description="images of ImageNet for EfficientNet-Lite0, named as `data` is; empty: enlarged ones of `data`"
     )
@@ -184,38 +193,39 @@ class LWPruning(NotebookParameters):
         description="what layers learn on: imitated inputs, drawn anew each step (paper), or their mean (ours)",
     )
     drawn_steps: int = Field(
-        40, ge=1, le=1_000_000, description="steps of the runs that compare drawn inputs with their mean"
+        20, ge=1, le=1_000_000, description="steps of the runs that compare drawn inputs with their mean"
     )
     repeats: int = Field(3, ge=2, le=100, description="runs with drawn inputs, each with a seed of its own")
-    long_steps: int = Field(200, ge=1, le=1_000_000, description="longest training")
-    generative_steps: int = Field(8, ge=1, le=1_000_000, description="steps of AKD and of DI (not given)")
-    inversion_steps: int = Field(20, ge=1, le=100_000, description="steps on the images of DI (2000)")
+    long_steps: int = Field(400, ge=1, le=1_000_000, description="longest training")
+    generative_steps: int = Field(4, ge=1, le=1_000_000, description="steps of AKD and of DI (not given)")
+    inversion_steps: int = Field(10, ge=1, le=100_000, description="steps on the images of DI (2000)")
     race: float = Field(
         2.0, ge=1, le=100, description="time that AKD and DI get to catch up, in units of the method's own (figure 3c)"
     )
     race_steps: int = Field(300, ge=1, le=1_000_000, description="steps of the method there (a few hundred suffice)")
-    batch: Batch = 32
-    test_images: TestImages = 500
+    batch: Batch = 16
+    test_images: TestImages = 300
     lite_shares: Shares = "0.15"
     lite_steps: int = Field(40, ge=1, le=1_000_000, description="steps of Adam on EfficientNet-Lite0")
-    lite_images: int = Field(50, ge=10, le=1_000_000, description="images that EfficientNet-Lite0 is compared on")
+    lite_images: int = Field(40, ge=10, le=1_000_000, description="images that EfficientNet-Lite0 is compared on")
+    lite_size: LiteSize = 112
 
 
 class UDFCRepair(KWImages):
     """Parameters of 08_udfc."""
 
-    shares: Shares = "0.3 0.5 0.7"
-    bits: Widths = "4 3 2"
-    repair_images: int = Field(160, ge=2, le=100_000, description="images that pass through the network in a repair")
+    images: int = Field(128, ge=10, le=100_000, description="images of each source, which pass through the network")
+    shares: Shares = "0.3 0.5"
+    bits: Widths = "4 3"
     sources: str = Field(
-        "bns bns_inception",
+        "bns",
         pattern=r"^bns( bns_inception)?$",
         description="schemes of the synthetic images: bns, and bns_inception or not",
     )
-    other_steps: int = Field(20, ge=1, le=100_000, description="steps of Algorithm 1 for the other networks")
-    other_images: Batch = 64
-    test_images: TestImages = 1000
-    side_images: int = Field(500, ge=10, le=1_000_000, description="test images of all but the main table, at most")
+    other_steps: int = Field(15, ge=1, le=100_000, description="steps on images for the other networks and for ranges")
+    other_images: Batch = Field(32, description="images made for each of these")
+    test_images: TestImages = 500
+    side_images: int = Field(200, ge=10, le=1_000_000, description="test images of all but the main table, at most")
 
 
 Reduction = Annotated[float, Field(gt=1, le=20, description="how many times fewer FLOPs")]
@@ -225,18 +235,19 @@ class FRanDIRecovery(NotebookParameters):
     """Parameters of 09_frandi_recovery."""
 
     reduction: Reduction = 3.0
-    images: int = Field(64, ge=16, le=4096, description="synthetic images of the main run (section 4.1: 256)")
-    synthesis_steps: int = Field(60, ge=2, le=100_000, description="steps of Adam on them (section 4: 500)")
-    steps: int = Field(30, ge=2, le=100_000, description="steps of recovery (section 4.1: about 1000)")
-    rate: float = Field(0.01, gt=0, le=10, description="first rate of recovery (section 4: 1e-4)")
+    images: int = Field(48, ge=16, le=4096, description="synthetic images of the main run (section 4.1: 256)")
+    synthesis_steps: int = Field(40, ge=2, le=100_000, description="steps of Adam on them (section 4: 500)")
+    steps: int = Field(20, ge=2, le=100_000, description="steps of recovery (section 4.1: about 1000)")
+    rate: float = Field(0.003, gt=0, le=10, description="highest rate of recovery (section 4: 1e-4)")
+    warmup: float = Field(0.2, ge=0, lt=1, description="share of the steps of recovery with a rising rate (not given)")
     finetune_rate: float = Field(1e-3, gt=0, le=10, description="first rate of fine-tuning on real images (not given)")
-    batch: int = Field(32, ge=2, le=4096, description="images a step, where a set is larger (section 4.1: 256)")
-    small_images: int = Field(32, ge=4, le=4096, description="images of each set that recipes are compared on")
-    small_synthesis_steps: int = Field(16, ge=2, le=100_000, description="steps of Adam on those sets")
-    small_steps: int = Field(12, ge=2, le=100_000, description="steps of recovery in comparisons")
-    seeds: int = Field(2, ge=1, le=100, description="sets for each row of table 1 (5)")
-    points: int = Field(10, ge=2, le=1000, description="of each curve of figure 4, besides its start")
-    test_images: TestImages = 500
+    batch: int = Field(16, ge=2, le=4096, description="images of one set of figure 3; smaller and larger ones (256)")
+    small_images: int = Field(24, ge=4, le=4096, description="images of each set that recipes are compared on")
+    small_synthesis_steps: int = Field(12, ge=2, le=100_000, description="steps of Adam on those sets")
+    small_steps: int = Field(8, ge=2, le=100_000, description="steps of recovery in comparisons")
+    seeds: int = Field(1, ge=1, le=100, description="sets for each row of table 1 (5)")
+    points: int = Field(5, ge=2, le=1000, description="of each curve of figure 4, besides its start")
+    test_images: TestImages = 250
     precision: Precision = "auto"
 
 
@@ -244,42 +255,47 @@ class FRanDISelection(NotebookParameters):
     """Parameters of 10_frandi_selection."""
 
     second: Model = "slim_vgg"
-    reductions: str = Field("2 3 4", pattern=NUMBERS, description="times fewer FLOPs, several, of table 5")
-    images: int = Field(64, ge=4, le=4096, description="synthetic images of each network (section 5.1: 128 to 256)")
-    synthesis_steps: int = Field(90, ge=2, le=100_000, description="steps of Adam on them (section 4: 500)")
-    networks: int = Field(30, ge=4, le=10_000, description="random networks of figure 2 (50)")
+    reductions: str = Field("2 3", pattern=NUMBERS, description="times fewer FLOPs, several, of table 5")
+    images: int = Field(32, ge=4, le=4096, description="synthetic images of each network (section 5.1: 128 to 256)")
+    synthesis_steps: int = Field(60, ge=2, le=100_000, description="steps of Adam on them (section 4: 500)")
+    networks: int = Field(24, ge=4, le=10_000, description="random networks of figure 2 (50)")
     recovered_networks: int = Field(6, ge=2, le=10_000, description="how many of them are recovered too (not given)")
     recovered_batch: int = Field(16, ge=2, le=4096, description="images a step in these recoveries (section 5.1: all)")
     plot_reduction: Reduction = 3.0
-    candidates: int = Field(60, ge=4, le=100_000, description="sets of ranks of each search (section 5.1: 500)")
+    candidates: int = Field(40, ge=4, le=100_000, description="sets of ranks of each search (section 5.1: 500)")
     branches: int = Field(4, ge=0, le=1000, description="distinct first ranks of a search; 0: all independent")
-    steps: int = Field(20, ge=1, le=100_000, description="steps of recovery (section 5.1: 500)")
+    steps: int = Field(12, ge=1, le=100_000, description="steps of recovery (section 5.1: 500)")
     rate: float = Field(0.01, gt=0, le=10, description="first rate of recovery (section 5.1: 1e-3)")
-    test_images: TestImages = 300
+    test_images: TestImages = 200
     precision: Precision = "auto"
 
 
 class FRanDIPruneQuantize(NotebookParameters):
     """Parameters of 11_frandi_prune_quantize."""
 
-    images: int = Field(64, ge=16, le=4096, description="synthetic images (section 4.1: 256)")
-    synthesis_steps: int = Field(60, ge=2, le=100_000, description="steps of Adam on them (section 4: 500)")
+    images: int = Field(32, ge=16, le=4096, description="synthetic images (section 4.1: 256)")
+    synthesis_steps: int = Field(50, ge=2, le=100_000, description="steps of Adam on them (section 4: 500)")
     kept: str = Field(
-        "0.8 0.5 0.3 0.2",
+        "0.5 0.2",
         pattern=r"^0?\.\d+( 0?\.\d+)*$",
         description="shares of the parameters that stay, between 0 and 1 (table 4: 0.5, 0.8)",
     )
-    candidates: int = Field(30, ge=4, le=100_000, description="sets of shares of each search (not given)")
+    candidates: int = Field(20, ge=4, le=100_000, description="sets of shares of each search (not given)")
     branches: int = Field(4, ge=0, le=1000, description="distinct first shares of a search; 0: all independent")
+    widths: str = Field(
+        "w3a3 w4a4",
+        pattern=r"^w[2-8]a[2-8]( w[2-8]a[2-8])*$",
+        description="bits of weights and of inputs, w4a4 among them (table 9: w3a3 w4a4 w4a8 w8a4)",
+    )
     steps: int = Field(12, ge=2, le=100_000, description="steps of Feature Regression (table 4: 400)")
     finetune_steps: int = Field(6, ge=1, le=100_000, description="steps of the shorter fine-tuning (table 4: 200)")
     rate: float = Field(0.01, gt=0, le=10, description="first rate of Feature Regression (not given)")
     quantize_rate: float = Field(0.003, gt=0, le=10, description="the same for rounded networks (not given)")
     finetune_rate: float = Field(1e-3, gt=0, le=10, description="first rate of fine-tuning (not given)")
-    batch: Batch = 32
+    batch: Batch = 16
     reduction: Reduction = 3.0
     percents: str = Field(
-        "2 10 50 100",
+        "2 20 100",
         pattern=r"^\d+(\.\d+)?( \d+(\.\d+)?)*$",
         description="shares of the training images, in percent (table 6: 1 to 100)",
     )
@@ -288,7 +304,7 @@ class FRanDIPruneQuantize(NotebookParameters):
     mixed_epochs: float = Field(1.0, gt=0, le=1000, description="and as many passes over it (not given)")
     mixed_rate: float = Field(3e-4, gt=0, le=10, description="first rate of it (not given)")
     train_images: int = Field(500, ge=10, le=1_000_000, description="real training images, at most (paper: all)")
-    test_images: TestImages = 500
+    test_images: TestImages = 250
     precision: Precision = "auto"
 
 
@@ -299,13 +315,13 @@ class FRanDISegmentation(NotebookParameters):
     data: Data = "scenes"
     reductions: str = Field("2.5 3", pattern=NUMBERS, description="times fewer FLOPs, rising (table 7)")
     images: int = Field(16, ge=2, le=4096, description="synthetic images (section 5.2: 16)")
-    other_images: str = Field("4 8 32", pattern=r"^\d+( \d+)*$", description="further sizes of the set of images")
-    synthesis_steps: int = Field(160, ge=2, le=100_000, description="steps of Adam on them (section 4: 500)")
-    candidates: int = Field(60, ge=4, le=100_000, description="sets of ranks of each search (section 5.1: 500)")
+    other_images: str = Field("4 32", pattern=r"^\d+( \d+)*$", description="further sizes of the set of images")
+    synthesis_steps: int = Field(100, ge=2, le=100_000, description="steps of Adam on them (section 4: 500)")
+    candidates: int = Field(30, ge=4, le=100_000, description="sets of ranks of each search (section 5.1: 500)")
     branches: int = Field(4, ge=0, le=1000, description="distinct first ranks of a search; 0: all independent")
-    steps: int = Field(60, ge=1, le=100_000, description="steps of recovery (not given; section 5.1: 500)")
+    steps: int = Field(30, ge=1, le=100_000, description="steps of recovery (not given; section 5.1: 500)")
     rate: float = Field(0.003, gt=0, le=10, description="first rate of recovery (not given)")
-    test_images: TestImages = 300
+    test_images: TestImages = 150
     precision: Precision = "auto"
 
 

@@ -19,7 +19,7 @@ Table = Styler.from_custom_template(Path(__file__).parent, html_table="table.htm
 
 
 def source(*functions) -> None:
-    """The code that computes an equation, exactly as it runs, with its file and line."""
+    """The code that computes an equation, exactly as it runs, with its file and line. Pages draw it anew from the library."""
     for function in map(inspect.unwrap, functions):
         lines, number = inspect.getsourcelines(function)
         path = Path(inspect.getsourcefile(function)).relative_to(files.ROOT)

@@ -27,24 +27,12 @@ Cell = dict[str, Any]
 
 
 def staged(notebook: dict) -> dict:
-    """The notebook as a page: papermill's additions dropped, code of the library drawn, bookkeeping folded or gone."""
-    clean = tidy(notebook)
-    known = imports(clean["cells"])
-    story = [without_chatter(cell) for cell in clean["cells"] if not _ends(cell)]
+    """The notebook as a page: code of the library drawn, bookkeeping folded or gone."""
+    known = imports(notebook["cells"])
+    story = [without_chatter(cell) for cell in notebook["cells"] if not _ends(cell)]
     cells = [part for cell in story for part in with_sources(cell, known)]
     cells = [without_cited_numbers(wrapped(cell)) for cell in cells]
-    return clean | {"cells": list(folded(cells, known))}
-
-
-def tidy(notebook: dict) -> dict:
-    """Drop what papermill adds: its metadata (paths, times) and the cell of injected parameters."""
-    metadata = {key: value for key, value in notebook["metadata"].items() if key != "papermill"}
-    cells = []
-    for cell in notebook["cells"]:
-        kept = {key: value for key, value in cell["metadata"].items() if key not in ("papermill", "execution")}
-        if "injected-parameters" not in kept.get("tags", []):
-            cells.append(cell | {"metadata": kept})
-    return notebook | {"metadata": metadata, "cells": cells}
+    return notebook | {"cells": list(folded(cells, known))}
 
 
 def text_of(cell: Cell) -> str:

@@ -24,16 +24,19 @@ from ...errors import DataFreeError
 from . import moment_matching, reconstruction
 
 Images = ImageSet | moment_matching.Observed | None
-Repair = Literal["none", "bias", "merging", "closed_form", "gaussian", "images"]
+Repair = Literal["none", "bias", "merging", "closed_form", "nonnegative", "gaussian", "images"]
 REPAIRS: dict[str, str] = {
     "none": "no repair",
     "bias": "bias only",
     "merging": "Neuron Merging",
     "closed_form": "closed form",
+    "nonnegative": "closed form, s >= 0",
     "gaussian": "rectified Gaussians",
     "images": "images",
 }
 """The ways to repair the next layer, with the names shown in figures."""
+SOLVERS = {"closed_form": reconstruction.closed_form, "nonnegative": reconstruction.closed_form_nonnegative}
+"""Repairs that minimise the loss of section 3.3."""
 
 
 class UDFC(Strict):
@@ -46,7 +49,9 @@ class UDFC(Strict):
     per_channel: bool = Field(True, description="weight ranges per output channel; not given")
     criterion: Literal["l1", "l2", "residual"] = Field("l2", description="which channels go; not given. residual: ours")
     scope: Literal["layer", "global"] = Field("layer", description="ratio of each layer or of all; not given")
-    repair: Repair = Field("closed_form", description="closed_form is the derivation; gaussian and images are ours")
+    repair: Repair = Field(
+        "closed_form", description="closed_form is the derivation; nonnegative, gaussian, images: ours"
+    )
     alpha1: float = Field(
         reconstruction.ALPHA1, ge=0, description="weight of the BatchNorm residual, as a secondary source reports it"
     )
@@ -191,15 +196,12 @@ class Compression:
                 return here, found.mean - here.T @ found.mean_hat, None
             solved, intercept = moment_matching.match(found, here, config.ridge)
             return reconstruction.unified(keep, solved, damaged), torch.where(damaged, intercept, none), found
-        if config.repair == "closed_form":
+        if config.repair in SOLVERS:
             left = reconstruction.Folded(damage.left.a[:, keep], damage.left.c[keep])
-            return (
-                reconstruction.unified(
-                    keep, reconstruction.closed_form(left, damage.whole, config.alpha1, config.alpha2), damaged
-                ),
-                none,
-                None,
-            )
+            lost = reconstruction.Folded(damage.whole.a[:, damaged], damage.whole.c[damaged])
+            solved = here.clone()
+            solved[:, damaged] = SOLVERS[config.repair](left, lost, config.alpha1, config.alpha2)
+            return reconstruction.unified(keep, solved, damaged), none, None
         return here if damage.coefficients is None else damage.coefficients, none, None
 
     def repair(self, pair: Pair, x: torch.Tensor | None = None) -> None:

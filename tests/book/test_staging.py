@@ -113,6 +113,11 @@ def test_wide_code_is_broken_where_a_formatter_would_and_the_rest_is_left():
     assert max(map(len, lines)) <= staging.COLUMNS < len(wide)
 
 
+def test_a_comment_that_makes_a_line_wide_goes_above_it():
+    line = f"    x = f(1)  # {'long ' * 18}".rstrip()
+    assert staging.formatted(f"def g():\n{line}") == f"def g():\n    # {'long ' * 18}".rstrip() + "\n    x = f(1)"
+
+
 TASKS = "```{exercise} First\n:label: one\nA $x$?\n```\n\n```{solution} one\n:class: dropdown\nYes.\n```\n\n```{exercise} Second\n:label: two\nB?\n```\n"
 
 

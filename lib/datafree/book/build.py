@@ -48,7 +48,7 @@ def stage(profile: str, notebooks: list[str]) -> Path:
     for name in notebooks:
         executed, record = run.places(name, profile, 0)
         whole = merged(json.loads(run.find(name).read_text()), json.loads(executed.read_text()), name)
-        page = chapter_page.page(whole, read(record), found, ledger["claims"] + ledger["ours"])
+        page = chapter_page.page(whole, read(record), found, ledger["claims"] + ledger["ours"], fresh / "static")
         (fresh / "notebooks" / f"{name}.ipynb").write_text(json.dumps(page, indent=1))
     swap(fresh, SOURCE)
     return SOURCE

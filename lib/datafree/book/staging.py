@@ -140,6 +140,7 @@ def _wide(source: str) -> bool:
 
 def formatted(source: str) -> str:
     """Python with its wide statements reformatted to 88 columns; all others stay as they are written."""
+    source = _comments_above(source)
     lines, pieces, done = source.splitlines(), [], 0
     for node in parsed(source).body if _wide(source) else ():
         first = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))]) - 1
@@ -148,6 +149,18 @@ def formatted(source: str) -> str:
             pieces += [*lines[done:first], _by_ruff(mine)]
             done = node.end_lineno
     return "\n".join([*pieces, *lines[done:]])
+
+
+def _comments_above(source: str) -> str:
+    """Python in which a comment that makes its line too wide stands above the line."""
+    lines = []
+    for line in source.splitlines():
+        code, sign, comment = line.partition("  # ")
+        if len(line) > COLUMNS >= len(code) and sign and '"' not in comment and "'" not in comment:
+            lines.append(code[: len(code) - len(code.lstrip())] + f"# {comment}")
+            line = code
+        lines.append(line)
+    return "\n".join(lines)
 
 
 @functools.cache

@@ -19,16 +19,11 @@ Table = Styler.from_custom_template(Path(__file__).parent, html_table="table.htm
 
 
 def source(*functions) -> None:
-    """The code that computes an equation, exactly as it runs; pages draw it anew from the library."""
+    """The code that computes an equation, exactly as it runs, with its file and line. Pages draw it anew from the library."""
     for function in map(inspect.unwrap, functions):
-        display(Markdown(listing(function)))
-
-
-def listing(function) -> str:
-    """A function's or class's code with its file and line, as markdown."""
-    lines, number = inspect.getsourcelines(function)
-    path = Path(inspect.getsourcefile(function)).relative_to(files.ROOT)
-    return f"`{path.as_posix()}`, line {number}\n\n```python\n{''.join(lines).rstrip()}\n```"
+        lines, number = inspect.getsourcelines(function)
+        path = Path(inspect.getsourcefile(function)).relative_to(files.ROOT)
+        display(Markdown(f"`{path.as_posix()}`, line {number}\n\n```python\n{''.join(lines).rstrip()}\n```"))
 
 
 def cell(value) -> str:

@@ -25,14 +25,6 @@ def fold(cell):
     return cell["metadata"].get("mystnb", {}).get("code_prompt_show", "") if "metadata" in cell else ""
 
 
-def test_what_papermill_adds_is_dropped_and_nothing_else():
-    kept = code("x = 0") | {"metadata": {"tags": [], "papermill": {"duration": 1}}}
-    metadata = {"papermill": {"input_path": "/x"}, "kernelspec": {}}
-    book = staging.tidy({"metadata": metadata, "cells": [kept, code("x = 1", "injected-parameters")]})
-    assert book["metadata"] == {"kernelspec": {}}
-    assert [(c["source"], c["metadata"]) for c in book["cells"]] == [("x = 0", {"tags": []})]
-
-
 @pytest.mark.parametrize(
     ("cell", "words"),
     [
@@ -119,6 +111,11 @@ def test_wide_code_is_broken_where_a_formatter_would_and_the_rest_is_left():
     lines = page["source"].splitlines()
     assert lines[0] == narrow and lines[-1] == "# the end"
     assert max(map(len, lines)) <= staging.COLUMNS < len(wide)
+
+
+def test_a_comment_that_makes_a_line_wide_goes_above_it():
+    line = f"    x = f(1)  # {'long ' * 18}".rstrip()
+    assert staging.formatted(f"def g():\n{line}") == f"def g():\n    # {'long ' * 18}".rstrip() + "\n    x = f(1)"
 
 
 TASKS = "```{exercise} First\n:label: one\nA $x$?\n```\n\n```{solution} one\n:class: dropdown\nYes.\n```\n\n```{exercise} Second\n:label: two\nB?\n```\n"

@@ -45,8 +45,8 @@ def stage(profile: str, notebooks: list[str]) -> Path:
     ledger = json.loads((fresh / "ledger.json").read_text(encoding="utf-8"))
     for name in notebooks:
         executed, record = run.places(name, profile, 0)
-        notebook = merged(json.loads(run.find(name).read_text()), json.loads(executed.read_text()), name)
-        page = chapter_page.page(notebook, read(record), found, ledger["claims"] + ledger["ours"])
+        whole = merged(json.loads(run.find(name).read_text()), json.loads(executed.read_text()), name)
+        page = chapter_page.page(whole, read(record), found, ledger["claims"] + ledger["ours"], fresh / "static")
         (fresh / "notebooks" / f"{name}.ipynb").write_text(json.dumps(page, indent=1))
     swap(fresh, SOURCE)
     return SOURCE
@@ -59,7 +59,8 @@ def merged(notebook: dict, executed: dict, name: str) -> dict:
     if len(ran) != len(code):
         raise DataFreeError(f"the run of '{name}' has other cells than the notebook; run 'datafree build' again.")
     for cell, run_cell in zip(code, ran):
-        cell |= {"outputs": run_cell["outputs"], "execution_count": run_cell["execution_count"]}
+        cell["outputs"] = run_cell["outputs"]
+        cell["execution_count"] = run_cell["execution_count"]
     return notebook
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from ..errors import DataFreeError
 from ..evidence.ledger import commit, place
 from . import facts, markdown, staging
 from .chapter_text import chapter_text, level, number
+from .figures import Numbered
 
 
 def cost(record: dict[str, Any]) -> str:
@@ -19,7 +21,11 @@ def cost(record: dict[str, Any]) -> str:
 
 
 def page(
-    notebook: dict[str, Any], record: dict[str, Any], found: Sequence[dict[str, Any]], claims: Sequence[dict[str, Any]]
+    notebook: dict[str, Any],
+    record: dict[str, Any],
+    found: Sequence[dict[str, Any]],
+    claims: Sequence[dict[str, Any]],
+    pictures: Path,
 ) -> dict[str, Any]:
     """The notebook of one chapter as Jupyter Book reads it.
 
@@ -28,11 +34,14 @@ def page(
         record: of that run.
         found: all records on file, for the numbers in prose.
         claims: the rows of the ledger.
+        pictures: the folder of pages' files; the chapter's pictures go into it.
     """
     name = record["notebook"]
     staged = staging.staged(notebook)
     cells = staging.with_head(staged["cells"], **_head(name, record, found))
     cells = staging.with_exercises(cells, number(name), lambda label: level(name, label))
+    numbered = Numbered(number(name), pictures / "figures", "../_static/figures")
+    cells = [numbered.cell(cell) for cell in cells]
     for cell in cells:
         if cell["cell_type"] == "markdown":
             cell["source"] = facts.filled(staging.text_of(cell), found, name)

@@ -27,24 +27,12 @@ Cell = dict[str, Any]
 
 
 def staged(notebook: dict) -> dict:
-    """The notebook as a page: papermill's additions dropped, code of the library drawn, bookkeeping folded or gone."""
-    clean = tidy(notebook)
-    known = imports(clean["cells"])
-    story = [without_chatter(cell) for cell in clean["cells"] if not _ends(cell)]
+    """The notebook as a page: code of the library drawn, bookkeeping folded or gone."""
+    known = imports(notebook["cells"])
+    story = [without_chatter(cell) for cell in notebook["cells"] if not _ends(cell)]
     cells = [part for cell in story for part in with_sources(cell, known)]
     cells = [without_cited_numbers(wrapped(cell)) for cell in cells]
-    return clean | {"cells": list(folded(cells, known))}
-
-
-def tidy(notebook: dict) -> dict:
-    """Drop what papermill adds: its metadata (paths, times) and the cell of injected parameters."""
-    metadata = {key: value for key, value in notebook["metadata"].items() if key != "papermill"}
-    cells = []
-    for cell in notebook["cells"]:
-        kept = {key: value for key, value in cell["metadata"].items() if key not in ("papermill", "execution")}
-        if "injected-parameters" not in kept.get("tags", []):
-            cells.append(cell | {"metadata": kept})
-    return notebook | {"metadata": metadata, "cells": cells}
+    return notebook | {"cells": list(folded(cells, known))}
 
 
 def text_of(cell: Cell) -> str:
@@ -152,6 +140,7 @@ def _wide(source: str) -> bool:
 
 def formatted(source: str) -> str:
     """Python with its wide statements reformatted to 88 columns; all others stay as they are written."""
+    source = _comments_above(source)
     lines, pieces, done = source.splitlines(), [], 0
     for node in parsed(source).body if _wide(source) else ():
         first = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))]) - 1
@@ -160,6 +149,18 @@ def formatted(source: str) -> str:
             pieces += [*lines[done:first], _by_ruff(mine)]
             done = node.end_lineno
     return "\n".join([*pieces, *lines[done:]])
+
+
+def _comments_above(source: str) -> str:
+    """Python in which a comment that makes its line too wide stands above the line."""
+    lines = []
+    for line in source.splitlines():
+        code, sign, comment = line.partition("  # ")
+        if len(line) > COLUMNS >= len(code) and sign and '"' not in comment and "'" not in comment:
+            lines.append(code[: len(code) - len(code.lstrip())] + f"# {comment}")
+            line = code
+        lines.append(line)
+    return "\n".join(lines)
 
 
 @functools.cache

@@ -219,7 +219,7 @@ class Algorithm1:
         terms = {
             "J_KL": batchnorm.mean_divergence(measured, self.reference, DIVERGENCES[config.divergence]),
             "class_term": class_term(logits.float(), self.targets.repeat(config.copies), config.temperature),
-            "smoothness": smoothness(self.images, self.kernel),
+            "smoothness": smoothness(x, self.kernel),
         }
         for name, value in terms.items():
             self.history[name].append(value.item())

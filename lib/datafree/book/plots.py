@@ -10,16 +10,13 @@ from collections.abc import Mapping, Sequence
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
+import seaborn as sns
 import torch
 from IPython.display import display
 
 from .figures import INK, SVG
 
-PALETTE = (
-    "#0173b2", "#de8f05", "#029e73", "#d55e00", "#cc78bc", "#ca9161", "#fbafe4", "#949494", "#ece133", "#56b4e9",
-)  # fmt: skip
-"""Ten colours that colour-blind people tell apart (seaborn's 'colorblind')."""
-
+PALETTE = sns.color_palette("colorblind")
 SOURCES = {"real": PALETTE[7], "BNS": PALETTE[0], "BNS + I": PALETTE[2], "I": PALETTE[1], "G": PALETTE[4]}
 """One colour for each source of images, the same in every chapter."""
 

@@ -296,6 +296,17 @@ def publish(
     typer.echo(f"{publish_records(profile, runs or [])} fresh records are in book/records")
 
 
+@app.command(hidden=True)
+def shorten(
+    folder: Annotated[Path, typer.Argument(help="where the copies go")],
+    profile: Annotated[str, typer.Option(help="whose parameters they get")] = "smoke",
+):
+    """Copy every notebook with the parameters of a short profile, for nbval."""
+    from .book.run import short_copies
+
+    typer.echo(f"{len(short_copies(folder, profile))} notebooks -> {folder}")
+
+
 # Evidence, and the checkout ---------------------------------------------------------------------------------------
 
 

@@ -5,7 +5,6 @@ from bs4 import BeautifulSoup
 
 from datafree.book import show
 from datafree.core.batchnorm import bns_divergence
-from datafree.errors import DataFreeError
 
 
 @pytest.fixture
@@ -50,11 +49,3 @@ def test_the_code_of_a_function_with_its_place(shown):
     show.source(bns_divergence)
     text = shown[0].data
     assert text.startswith("`lib/datafree/core/batchnorm.py`, line ") and "def bns_divergence(" in text
-
-
-def test_code_on_a_page_is_the_code_of_today():
-    output = {"data": {"text/markdown": "old"}, "metadata": {"datafree": {"source": "datafree.core.batchnorm:Moments"}}}
-    assert "class Moments" in show.current(output)["data"]["text/markdown"]
-    assert show.current({"data": {"text/plain": "1"}}) == {"data": {"text/plain": "1"}}
-    with pytest.raises(DataFreeError, match="shows 'datafree.core.batchnorm:lost', which the library does not have"):
-        show.current({"data": {}, "metadata": {"datafree": {"source": "datafree.core.batchnorm:lost"}}})

@@ -18,76 +18,54 @@ from pathlib import Path
 
 from .. import files
 from ..errors import DataFreeError
-from . import locks, plan, progress, run, show
+from ..evidence.record import read, read_all
+from . import chapter_page, locks, plan, progress, run
 
 SOURCE = files.BUILD / "src"
 HTML = files.BUILD / "html"
 PAGES = files.BUILD / "pages"
 EQUATIONS = files.BUILD / "equations.md"
 LOGS = files.BUILD / "logs"
-MARKER = ".profile"
-"""A file in _build/html that says which profile the rendered book shows."""
 
 
 def stage(profile: str, notebooks: list[str]) -> Path:
     """Make _build/src: the prose, the generated pages with what they link to, the executed notebooks (seed 0)."""
     fresh = files.BUILD / ".src-new"
     shutil.rmtree(fresh, ignore_errors=True)
-    shutil.copytree(files.ROOT / "book", fresh, ignore=shutil.ignore_patterns("records", "papers", "_toc.yml", ".*"))
+    shutil.copytree(
+        files.ROOT / "book",
+        fresh,
+        ignore=shutil.ignore_patterns("records", "papers", "_toc.yml", "chapters.yaml", ".*"),
+    )
     os.rename(fresh / "_static", fresh / "static")  # under its own name Jupyter Book would load every script in it
     shutil.copytree(PAGES, fresh, dirs_exist_ok=True)
     shutil.copy(EQUATIONS, fresh)
     (fresh / "notebooks").mkdir()
+    found = read_all()
+    ledger = json.loads((fresh / "ledger.json").read_text(encoding="utf-8"))
     for name in notebooks:
-        executed, _ = run.places(name, profile, 0)
-        staged = tidy(merged(json.loads(run.find(name).read_text()), json.loads(executed.read_text()), name))
-        (fresh / "notebooks" / f"{name}.ipynb").write_text(json.dumps(staged, indent=1))
+        executed, record = run.places(name, profile, 0)
+        whole = merged(json.loads(run.find(name).read_text()), json.loads(executed.read_text()), name)
+        page = chapter_page.page(whole, read(record), found, ledger["claims"] + ledger["ours"], fresh / "static")
+        (fresh / "notebooks" / f"{name}.ipynb").write_text(json.dumps(page, indent=1))
     swap(fresh, SOURCE)
     return SOURCE
 
 
 def merged(notebook: dict, executed: dict, name: str) -> dict:
-    """The notebook as it is now, with the outputs of its run: a changed text needs no other run, nor does a docstring."""
+    """The notebook as it is now, with the outputs of its run: a changed text needs no other run."""
     ran = [c for c in executed["cells"] if c["cell_type"] == "code" and "injected-parameters" not in _tags(c)]
     code = [c for c in notebook["cells"] if c["cell_type"] == "code"]
     if len(ran) != len(code):
         raise DataFreeError(f"the run of '{name}' has other cells than the notebook; run 'datafree build' again.")
     for cell, run_cell in zip(code, ran):
-        cell["outputs"] = [show.current(output) for output in run_cell["outputs"]]
+        cell["outputs"] = run_cell["outputs"]
         cell["execution_count"] = run_cell["execution_count"]
     return notebook
 
 
 def _tags(cell: dict) -> list[str]:
     return cell["metadata"].get("tags", [])
-
-
-def tidy(notebook: dict) -> dict:
-    """The same notebook with what is no part of the story folded."""
-    return notebook | {"cells": [collapsed(cell) for cell in notebook["cells"]]}
-
-
-FOLDED = {
-    "chapters.begin(": "Set-up: imports, network, images",
-    "chapter.finish(": "End of the run",
-}
-"""What a cell of bookkeeping holds -> the words on its fold."""
-
-
-def collapsed(cell: dict) -> dict:
-    """The same cell, folded where it is no part of the story: parameters, set-up, the end, and lines that only keep metrics."""
-    source = "".join(cell["source"])
-    tags = _tags(cell)
-    lines = [line for line in source.splitlines() if line.strip() and not line.startswith((" ", "}", ")"))]
-    words = next((text for sign, text in FOLDED.items() if sign in source), None)
-    if "parameters" in tags:
-        words = "Change me: parameters"
-    elif lines and all(line.startswith("chapter.metric(") for line in lines):
-        words = "Kept in the record"
-    if cell["cell_type"] != "code" or words is None:
-        return cell
-    folds = {"tags": [*tags, "hide-input"], "mystnb": {"code_prompt_show": words, "code_prompt_hide": words}}
-    return cell | {"metadata": cell["metadata"] | folds}
 
 
 def swap(fresh: Path, place: Path) -> None:
@@ -124,7 +102,7 @@ def render(profile: str) -> Path:
             "\n  ".join([f"the book was not rendered; Jupyter Book says (all of it in '{log}'):", *wrong[:20]])
         )
     pages = fresh / "_build" / "html"
-    (pages / MARKER).write_text(profile)
+    (pages / f".{profile}").touch()  # says what the book shows; Snakemake looks for it
     swap(pages, HTML)
     shutil.rmtree(fresh)
     return HTML / "index.html"

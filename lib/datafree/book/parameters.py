@@ -9,8 +9,8 @@ from pydantic import Field
 
 from .. import files
 from ..config import Device as DeviceName
+from ..config import Precision as PassPrecision
 from ..config import Strict, from_text, suggestion, validate
-from ..core.precision import Precision as PassPrecision
 from ..errors import DataFreeError
 
 Seed = Annotated[int, Field(ge=0, lt=2**31, description="seeds Python, NumPy and torch")]
@@ -158,6 +158,11 @@ Widths = Annotated[
 ]
 
 
+Also = Annotated[str, Field(description="of another network, as `weights` and `data` are; empty: as for the first one")]
+NoWidths = Annotated[
+    str,
+    Field(pattern=r"^(([2-9]|1[0-6])( |$))*$", description="widths at which AKD and DI run on that network, if any"),
+]
 LiteSize = Annotated[
     int, Field(ge=32, le=512, description="side of its images (224, at which it was trained, costs four times 112)")
 ]
@@ -168,13 +173,16 @@ class LWQuantization(NotebookParameters):
 
     model: Model = "mobilenet_v2_small"
     second: Model = "resnet20"
+    second_weights: Also = ""
+    second_data: Also = ""
     third: Model = "slim_vgg"
+    third_weights: Also = ""
+    third_data: Also = ""
     bits: Widths = "8 6 5 4"
     costly_bits: Widths = "4"
     other_bits: Widths = "8 4"
-    other_costly_bits: str = Field(
-        "", pattern=r"^(([2-9]|1[0-6])( |$))*$", description="widths at which AKD and DI run on the other networks"
-    )
+    second_costly_bits: NoWidths = ""
+    third_costly_bits: NoWidths = ""
     samples: int = Field(2000, ge=10, le=1_000_000, description="imitated inputs of each layer (figure 4: 2000)")
     grid: int = Field(100, ge=2, le=1000, description="N of figure 4")
     synthetic_images: int = Field(16, ge=2, le=100_000, description="images of ZeroQ and of Deep Inversion, each")
@@ -200,6 +208,8 @@ class LWPruning(NotebookParameters):
 
     model: Model = "mobilenet_v2_small"
     second: Model = "resnet20"
+    second_weights: Also = ""
+    second_data: Also = ""
     shares: Shares = "0.35 0.5 0.62"
     second_shares: Shares = "0.35 0.5"
     steps: int = Field(100, ge=1, le=1_000_000, description="steps of Adam on each layer (section IV: 100,000)")
@@ -213,7 +223,13 @@ class LWPruning(NotebookParameters):
     )
     repeats: int = Field(3, ge=2, le=100, description="runs with drawn inputs, each with a seed of its own")
     long_steps: int = Field(400, ge=1, le=1_000_000, description="longest training")
+    decay_steps: int = Field(
+        1000, ge=1, le=1_000_000, description="steps in closed form that show what decay does (section IV: 100,000)"
+    )
+    costly_shares: Shares = "0.5"
     generative_steps: int = Field(4, ge=1, le=1_000_000, description="steps of AKD and of DI (not given)")
+    generative_batch: int = Field(16, ge=2, le=10_000, description="images a step of AKD and of DI (not given)")
+    many_steps: int = Field(4, ge=1, le=1_000_000, description="steps of each of many runs; from 100 on they are made")
     inversion_steps: int = Field(10, ge=1, le=100_000, description="steps on the images of DI (2000)")
     race: float = Field(
         2.0, ge=1, le=100, description="time that AKD and DI get to catch up, in units of the method's own (figure 3c)"
@@ -225,6 +241,9 @@ class LWPruning(NotebookParameters):
     lite_steps: int = Field(40, ge=1, le=1_000_000, description="steps of Adam on EfficientNet-Lite0")
     lite_images: int = Field(40, ge=10, le=1_000_000, description="images that EfficientNet-Lite0 is compared on")
     lite_size: LiteSize = 112
+    imagenet: str = Field(
+        "", description="images of ImageNet for EfficientNet-Lite0, named as `data` is; empty: enlarged ones of `data`"
+    )
 
 
 class UDFCRepair(KWImages):

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import html
-import importlib
 import inspect
-import operator
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,41 +13,17 @@ from IPython.display import Markdown, display
 from pandas.io.formats.style import Styler
 
 from .. import files
-from ..errors import DataFreeError
 
 Table = Styler.from_custom_template(Path(__file__).parent, html_table="table.html.j2")
 """pandas' styled table with our template: heads say to screen readers what they are the heads of."""
 
 
 def source(*functions) -> None:
-    """The code that computes an equation, exactly as it runs; its name goes along, so that pages show it as it is today."""
+    """The code that computes an equation, exactly as it runs, with its file and line. Pages draw it anew from the library."""
     for function in map(inspect.unwrap, functions):
-        name = f"{function.__module__}:{function.__qualname__}"
-        display(Markdown(listing(function)), metadata={"datafree": {"source": name}})
-
-
-def listing(function) -> str:
-    """A function's or class's code with its file and line, as markdown."""
-    lines, number = inspect.getsourcelines(function)
-    path = Path(inspect.getsourcefile(function)).relative_to(files.ROOT)
-    return f"`{path.as_posix()}`, line {number}\n\n```python\n{''.join(lines).rstrip()}\n```"
-
-
-def current(output: dict) -> dict:
-    """An output of a notebook; where it shows code of the library, the code as it is now."""
-    name = output.get("metadata", {}).get("datafree", {}).get("source")
-    if not name:
-        return output
-    return output | {"data": output["data"] | {"text/markdown": listing(_named(name))}}
-
-
-def _named(name: str):
-    """The function or class called 'module:Class.method'."""
-    module, _, path = name.partition(":")
-    try:
-        return inspect.unwrap(operator.attrgetter(path)(importlib.import_module(module)))
-    except (ImportError, AttributeError):
-        raise DataFreeError(f"a notebook shows '{name}', which the library does not have; run it again.") from None
+        lines, number = inspect.getsourcelines(function)
+        path = Path(inspect.getsourcefile(function)).relative_to(files.ROOT)
+        display(Markdown(f"`{path.as_posix()}`, line {number}\n\n```python\n{''.join(lines).rstrip()}\n```"))
 
 
 def cell(value) -> str:

@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import nn
 
+from ..config import Precision
 from ..data.images import ImageSet, random_crop_and_mirror
 from .hooks import evaluating, frozen
 from .optimization import FitConfig, fit
-from .precision import Precision
 
 Extra = Callable[[], torch.Tensor]
 """Draws one more loss of the student, a scalar that is added in every step."""

@@ -27,7 +27,7 @@ PACKAGE = __name__.partition(".")[0]
 PACKAGES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn")
 """Packages whose version may change a number."""
 
-REPORTING = ("evidence", "book.show", "book.plots", "book.parameters", "core.provenance", "core.cost")
+REPORTING = ("evidence", "book.show", "book.plots", "book.figures", "book.parameters", "core.provenance", "core.cost")
 """Modules (and those below them) that do not change what is measured; of the parameters, the values count."""
 
 LIBRARY = Path(__file__).parents[1]

@@ -118,7 +118,7 @@ class KWDistillation(KWImages):
     comparisons: str = Field("noise", **_some_of("noise recipe sizes snapshots labels mixtures intervals readings"))
     short_steps: int = Field(8, ge=2, le=1_000_000, description="steps of the runs that are compared there")
     batch: Batch = 32
-    kd_rate: float = Field(0.01, gt=0, le=10, description="peak learning rate of distillation (not given)")
+    kd_rate: float = Field(0.002, gt=0, le=10, description="peak learning rate of distillation (not given)")
     noise_rate: float = Field(1e-4, gt=0, le=10, description="the same on noise, with BatchNorm frozen (not given)")
     optimizer: Literal["sgd", "adam"] = Field("sgd", description="of distillation (section 4.2: sgd)")
     calibration_steps: int = Field(5, ge=1, le=100_000, description="calibration batches of 128 before distilling")

@@ -85,7 +85,7 @@ def run(*change, hits=None):
         for step in path:
             where = where[step]
         where[key] = value
-    parameters = {"model": "resnet20", "test_images": 10_000}
+    parameters = {"model": "resnet20", "vgg": "slim_vgg", "test_images": 10_000}
     return Run({"seed": 0, "profile": "reduced", "parameters": parameters, "metrics": metrics, "hits": hits or {}})
 
 

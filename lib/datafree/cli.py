@@ -112,13 +112,13 @@ def compress(
     from . import api, files
     from .config import from_text, pairs, validate
     from .core.register import method_named
-    from .networks.zoo import image_size
+    from .networks.zoo import image_shape
 
     files.weights_name(out)
     cls = method_named(method).config
     config = validate(cls, from_text(cls, pairs(parameter or [])), "compress")
-    network, side = _network(model, weights, mean, std, device), image_size(model) or 32
-    result = api.compress(network, config, shape=(3, side, side))
+    network = _network(model, weights, mean, std, device)
+    result = api.compress(network, config, shape=image_shape(model))
     api.save_compressed(result, out)
     report = result.report
     typer.echo(
@@ -248,14 +248,25 @@ def run(
 def build(
     goal: Annotated[str, typer.Argument(help="book, notebooks, images or audit")] = "book",
     profile: Profile = "book",
-    cores: Annotated[int | None, typer.Option(help="processor cores to use; default 2", min=1)] = None,
+    cores: Annotated[
+        int | None, typer.Option(help="processor cores to use, a notebook each; default: all", min=1)
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="only say what would be made")] = False,
 ):
     """Bring the book (or a part of it) up to date: only what changed is made again."""
     from .book import build as book
 
-    book.build(goal, profile, cores)
-    if goal == "book":
+    book.build(goal, profile, cores, dry_run)
+    if goal == "book" and not dry_run:
         typer.echo(f"The book is ready: {book.HTML / 'index.html'}")
+
+
+@app.command(hidden=True)
+def equations(page: Annotated[Path, typer.Argument(help="the page to write")]):
+    """Write the page that says where each equation is computed, tested and used."""
+    from .book.pages import write_equations
+
+    write_equations(page)
 
 
 @app.command(hidden=True)
@@ -281,17 +292,6 @@ def publish(notebooks: list[str], profile: Profile = "book", seeds: Annotated[in
 
     count = publish_records(profile, notebooks, list(range(seeds)))
     typer.echo(f"{count} records are in book/records")
-
-
-@app.command(hidden=True)
-def shorten(
-    folder: Annotated[Path, typer.Argument(help="where the copies go")],
-    profile: Annotated[str, typer.Option(help="whose parameters they get")] = "smoke",
-):
-    """Copy every notebook with the parameters of a short profile, for nbval."""
-    from .book.run import short_copies
-
-    typer.echo(f"{len(short_copies(folder, profile))} notebooks -> {folder}")
 
 
 # Evidence, and the checkout ---------------------------------------------------------------------------------------

@@ -22,11 +22,13 @@ from ..core.provenance import code_hash, peak_memory_mb, provenance
 from ..data.images import ImageSet, pixels_hash
 from ..data.sources import load_images
 from ..errors import DataFreeError
+from ..evidence import claims
 from ..evidence.fingerprint import fingerprint
 from ..evidence.measured import pack
 from ..evidence.record import Record, digest, plain, portable
 from ..networks.weights import load_network, state_hash
 from ..networks.zoo import image_size
+from ..papers.frandi.factorization import Factorizer
 from ..papers.knowledge_within import synthesis
 from . import parameters
 
@@ -204,6 +206,13 @@ def images(config: Strict, split: str, count: int | None = None) -> ImageSet:
     if count < len(whole.classes):
         raise DataFreeError(f"{count} images were asked for, fewer than the {len(whole.classes)} classes.")
     return whole.per_class(count // len(whole.classes))
+
+
+def ablation_ranks(model: str, factors: Factorizer, reduction: float) -> dict[str, int]:
+    """Ranks of FRanDI's ablations: those of table 8 for its own network, else one share for all layers."""
+    if model == "resnet18_cifar":
+        return {row["layer"]: row["rank"] for row in claims.table("frandi", "T8")["rows"]}
+    return factors.uniform(reduction)
 
 
 def part(whole: ImageSet, count: int) -> ImageSet:

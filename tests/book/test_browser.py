@@ -145,7 +145,6 @@ def test_no_page_complains_or_asks_another_host(browser, site):
     trouble = {}
     for page in all_pages():
         browser.visit(site + page)
-        browser.value("window.MathJax && MathJax.startup ? MathJax.startup.promise.then(() => 1) : 1")
         foreign = [url for url in browser.requests() if not url.startswith((site, "data:", "blob:"))]
         if browser.complaints() or foreign:
             trouble[page] = browser.complaints() + foreign
@@ -155,21 +154,16 @@ def test_no_page_complains_or_asks_another_host(browser, site):
 @pytest.mark.parametrize("page", ["notation.html", "notebooks/01_kw_synthesis.html"])
 def test_equations_are_drawn_with_the_books_own_fonts(browser, site, page):
     browser.visit(site + page)
-    browser.until("document.querySelectorAll('mjx-container').length > 0")
-    browser.value("MathJax.startup.promise.then(() => 1)")
-    assert browser.value("document.querySelectorAll('mjx-merror, [data-mjx-error]').length") == 0
-    assert browser.value("document.querySelectorAll('.math').length") <= browser.value(
-        "document.querySelectorAll('mjx-container').length"
-    )
-    browser.until("[...document.fonts].some(f => f.family.startsWith('MJX') && f.status === 'loaded')")
+    drawn = browser.until("document.querySelectorAll('.math .katex').length")
+    assert drawn >= browser.value("document.querySelectorAll('.math').length") > 0
+    browser.until("[...document.fonts].some(f => f.family.startsWith('KaTeX') && f.status === 'loaded')")
 
 
 def test_no_equation_in_the_book_has_an_error(browser, site):
     wrong = {}
     for page in all_pages():
         browser.visit(site + page)
-        browser.value("window.MathJax && MathJax.startup ? MathJax.startup.promise.then(() => 1) : 1")
-        texts = browser.value("[...document.querySelectorAll('mjx-merror')].map(e => e.textContent)")
+        texts = browser.value("[...document.querySelectorAll('.katex-error')].map(e => e.title)")
         if texts:
             wrong[page] = texts
     assert wrong == {}

@@ -49,13 +49,18 @@ class ImageSet:
             part = self[slice(start, start + size)]
             yield part.floats(), part.labels
 
+    @property
+    def present(self) -> list[int]:
+        """Numbers of the classes of which there is an image: all, or the few of ImageNet that a part of it has."""
+        return self.labels.unique().tolist()
+
     def per_class(self, count: int, seed: int = 0) -> ImageSet:
-        """`count` images of each class, drawn with the given seed."""
+        """`count` images of each class that is present, drawn with the given seed."""
         if self.labels.ndim > 1:
             raise DataFreeError(f"'{self.name}' labels pixels, so its images have no class to draw by.")
         generator = torch.Generator().manual_seed(seed)
         chosen = []
-        for label in range(len(self.classes)):
+        for label in self.present:
             index = (self.labels == label).nonzero().flatten()
             if len(index) < count:
                 raise DataFreeError(

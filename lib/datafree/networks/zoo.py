@@ -9,9 +9,10 @@ from torch import nn
 from ..errors import DataFreeError
 from .classifiers import TORCHVISION_MODELS, CifarResNet, CifarResNet18, FromTorchvision, SlimVGG, SmallMobileNetV2
 from .efficientnet import EfficientNetLite0
+from .mobilenet import MobileNetV1
 from .segmentation import CamvidSegmenter, DeepLabV3Plus, Segmenter
 
-IMAGENET_MODELS = (*TORCHVISION_MODELS, "efficientnet_lite0")
+IMAGENET_MODELS = (*TORCHVISION_MODELS, "efficientnet_lite0", "mobilenet_v1_0.25")
 """Networks of 1,000 classes and images of 224 x 224."""
 CIFAR_RESNETS = {f"resnet{depth}": partial(CifarResNet, depth) for depth in (20, 32, 44, 56)}
 """Residual networks for 32 x 32 images, with either kind of shortcut."""
@@ -37,6 +38,7 @@ ARCHITECTURES = {
     "slim_vgg": SlimVGG,
     "mobilenet_v2_small": SmallMobileNetV2,
     "efficientnet_lite0": EfficientNetLite0,
+    "mobilenet_v1_0.25": MobileNetV1,
     "segmenter": Segmenter,
     "segmenter_camvid": CamvidSegmenter,
     "deeplabv3plus": DeepLabV3Plus,

@@ -113,7 +113,7 @@ def regularisers_do_not_differ(run):
 
 
 def _set_sizes(run: Run) -> tuple[int, int, int]:
-    """Where one batch and twice or more of it stand among the sizes, the largest of these last."""
+    """Where the usual set of images and twice or more of it stand among the sizes, the largest of these last."""
     sizes = run.metric("top1_by_set_size", "sizes")
     one = run.parameter("batch")
     larger = [n for n in sizes if n >= 2 * one]
@@ -127,7 +127,7 @@ def _set_sizes(run: Run) -> tuple[int, int, int]:
     stand_in=f"{ABLATION}, and a smaller batch for 256 images",
 )  # fmt: skip
 def one_batch_is_enough(run):
-    """Figure 3: one batch of images repairs, and larger sets, as long trained, bring nothing more."""
+    """Figure 3: one batch of images repairs, and larger ones, as long trained, bring nothing more."""
     one, twice, most = _set_sizes(run)
     found = {k: run.accuracy("top1_by_set_size", "recovered", k) for k in (one, twice, most)}
     return {
@@ -154,7 +154,7 @@ def feature_discrepancy_leads(run):
         "FD at convolutions over AT after BatchNorm": above(best - second),
         "AT after BatchNorm over AT at convolutions": above(second - third),
         "AT at convolutions over FitNets and OFD": above(third - rest),
-        "FD over its own start": above(best - run.accuracy("stages", "calibrated")),
+        "FD over its own start": above(best - run.accuracy("table2_start")),
     }
 
 
@@ -173,7 +173,7 @@ CHANCE, WHY_CHANCE = 0.5, "the table prints 1 %: all from 0.5 to 1.5 times chanc
 @criterion("fr-c11", chapter=RECOVERY, unit="times chance", tolerance=CHANCE, why=WHY_CHANCE, stand_in=ABLATION)
 def unnormalised_losses_end_at_chance(run):
     """Table 2: FitNets in both places and OFD fall from where they start to chance."""
-    chance, start = _chance(run), run.accuracy("stages", "calibrated")
+    chance, start = _chance(run), run.accuracy("table2_start")
     found = {f"{name}, {place}": _loss(run, name, place) for name, place in UNNORMALISED}
     at_chance = {f"{name} at chance": within(x / chance, 1, CHANCE) for name, x in found.items()}
     return at_chance | {f"{name} below its start": above((start - x) / chance) for name, x in found.items()}
@@ -663,8 +663,8 @@ def recovery_converges_on_one_batch(run):
     """Section 5.1: on one batch recovery gains and levels off, and several batches end no higher."""
     steps, curve = run.metric("figure4", "FR, synthetic", "steps"), ("figure4", "FR, synthetic", "top1")
     late = next(k for k, step in enumerate(steps) if step >= 0.8 * steps[-1])
-    end, (one, _, most) = _end(run, "FR, synthetic"), _set_sizes(run)
-    several, single = (run.accuracy("top1_by_set_size", "recovered", k) for k in (most, one))
+    end, (one, _, _) = _end(run, "FR, synthetic"), _set_sizes(run)
+    several, single = run.accuracy("in_turns"), run.accuracy("top1_by_set_size", "recovered", one)
     return {
         "gains": above(end - run.accuracy(*curve, 0)),
         "levels off in the last fifth": within(end - run.accuracy(*curve, late), 0, NEAR),

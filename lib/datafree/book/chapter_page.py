@@ -11,6 +11,7 @@ from ..evidence.ledger import commit, place
 from . import facts, markdown, staging
 from .chapter_text import chapter_text, level, number
 from .figures import Numbered
+from .front import front, method
 
 
 def cost(record: dict[str, Any]) -> str:
@@ -57,6 +58,7 @@ def _head(name: str, record: dict[str, Any], found: Sequence[dict[str, Any]]) ->
         "needs": [{"notebook": need, "number": f"chapter {number(need)}"} for need in text.needs],
         "cost": cost(record),
         "command": f"datafree run {name}",
+        "diagram": next((method(p) for p, card in front().papers.items() if card.chapters[0] == name), ""),
     }
 
 

@@ -26,10 +26,8 @@ TESTS = sorted(str(p) for p in Path("tests").rglob("test_*.py"))
 PROSE = sorted(str(p) for p in Path("book").rglob("*") if p.is_file() and p.parts[1] not in ("records", "papers"))
 EVIDENCE = sorted(str(p) for folder in ("records", "papers") for p in Path("book", folder).rglob("*") if p.is_file())
 
-# A book rendered from another profile is out of date.
-MARKER = Path("_build/html/.profile")
-if MARKER.is_file() and MARKER.read_text() != PROFILE:
-    MARKER.unlink()
+# The rendered pages take the folder's place as a whole, so that it holds the mark of one profile.
+HTML = f"_build/html/.{PROFILE}"
 
 
 wildcard_constraints:
@@ -42,7 +40,7 @@ localrules: book, notebooks, images, audit
 
 
 rule book:
-    input: "_build/html/.profile", "_build/ledger.json", "_build/ledger.csv"
+    input: HTML, "_build/ledger.json", "_build/ledger.csv"
 
 
 rule notebooks:
@@ -85,7 +83,7 @@ rule notebook:
         record=RECORD,
     log: "_build/logs/{profile}-{name}-seed{seed}.log"
     params: begun="_build/logs/{profile}-{name}-seed{seed}.begun"
-    priority: lambda wildcards: expected(wildcards.name, wildcards.profile)
+    priority: lambda wildcards: expected(wildcards.name, wildcards.profile) or 0
     threads: 1
     shell:
         "touch {params.begun}; "
@@ -118,7 +116,7 @@ rule html:
     input:
         expand(EXECUTED, profile=PROFILE, name=NOTEBOOKS, seed=0), "_build/ledger.json", "_build/pages",
         "_build/equations.md", PROSE, LIBRARY, SOURCES, "_config.yml"
-    output: "_build/html/.profile"
+    output: HTML
     shell:
         "echo 'rendering the book'; "
         "{DATAFREE} stage {NOTEBOOKS} --profile {PROFILE} && {DATAFREE} render --profile {PROFILE}"

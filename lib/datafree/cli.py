@@ -294,17 +294,6 @@ def publish(notebooks: list[str], profile: Profile = "book", seeds: Annotated[in
     typer.echo(f"{count} records are in book/records")
 
 
-@app.command(hidden=True)
-def shorten(
-    folder: Annotated[Path, typer.Argument(help="where the copies go")],
-    profile: Annotated[str, typer.Option(help="whose parameters they get")] = "smoke",
-):
-    """Copy every notebook with the parameters of a short profile, for nbval."""
-    from .book.run import short_copies
-
-    typer.echo(f"{len(short_copies(folder, profile))} notebooks -> {folder}")
-
-
 # Evidence, and the checkout ---------------------------------------------------------------------------------------
 
 

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 from bs4 import BeautifulSoup
-from conftest import RECORDED, leave_record, write_chapter
+from conftest import RECORDED, leave_record, leave_speed, speed_record, write_chapter
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -75,6 +75,7 @@ def hostile(places, register):
     for seed in range(3):
         metrics = {"parts": {NASTY: 1 + seed / 10, "a|b": -1 - seed / 10}, "gain": 1 + seed / 10, "error": 1e-12}
         leave_record(metrics, seed=seed, command=f"datafree run x -p 'a=`b` | c' --seed {seed}")
+    leave_speed(speed_record(NASTY))
     leave_record({"gain": 1.0}, profile="smoke")
     leave_record({"gain": 2.0}, profile="paper")
     leave_record({"parts": {NASTY: 1.2, "a|b": -1.2}, "gain": 1.15, "error": 1e-12}, fresh=True, seed=1)
@@ -106,7 +107,7 @@ def site(hostile):
     shutil.copy(hostile / "notebooks" / f"{RECORDED}.ipynb", source / f"{RECORDED}.ipynb")
     (source / "notebooks" / "below.md").write_text("# Below\n\n:::{claim} kw-c13\n:::\n")
     (source / "conf.py").write_text(CONF)
-    names = ["ledger", "on_your_machine", "equations", "paper_scale", "runtimes", RECORDED, "notebooks/below"]
+    names = ["ledger", "on_your_machine", "equations", "paper_scale", "runtimes", "bench", RECORDED, "notebooks/below"]
     (source / "index.md").write_text("# Book\n\n```{toctree}\n" + "\n".join(names) + "\n```\n")
     done = _render(source, hostile / "html")
     assert done.returncode == 0, done.stderr
@@ -138,6 +139,10 @@ def test_pages_build_without_a_warning_and_their_links_resolve(site):
     assert f'href="{RECORDED}.html#kw-moments"' in equations
     runtimes = (site / "runtimes.html").read_text()
     assert runtimes.count("<tr") == 1 + 5 and "345" in runtimes and "smoke" in runtimes and "threads 2" in runtimes
+
+    speed = read(site / "bench.html")
+    assert speed.img["alt"].startswith("step over batch") and (site / speed.img["src"]).is_file()
+    assert "__z__" in speed.get_text() and not speed.select("td b")
 
     machine = read(site / "on_your_machine.html").get_text()
     assert f"{RECORDED}, seed 1" in machine and "gain: 1.1 -> 1.15" in machine
@@ -275,7 +280,10 @@ def test_every_expression_of_a_template_that_holds_free_text_is_escaped():
                 r"\b(statement|where|note|reason|remark|commit|what|function|tests|words|line|why|unit|kind|effect_text)\b",
                 expression,
             )
-            assert not free or re.search(r"\| *(text|code)\b|map\(\"code\"\)", expression), (path.name, expression)
+            assert not free or re.search(r"\| *(text|code|html|prose)\b|map\(\"code\"\)", expression), (
+                path.name,
+                expression,
+            )
 
 
 @pytest.mark.parametrize("text, said", [("a", "`a`"), ("a`b", "`` a`b ``"), ("``", "``` `` ```")])

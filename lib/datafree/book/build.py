@@ -26,8 +26,6 @@ HTML = files.BUILD / "html"
 PAGES = files.BUILD / "pages"
 EQUATIONS = files.BUILD / "equations.md"
 LOGS = files.BUILD / "logs"
-MARKER = ".profile"
-"""A file in _build/html that says which profile the rendered book shows."""
 
 
 def stage(profile: str, notebooks: list[str]) -> Path:
@@ -56,7 +54,7 @@ def stage(profile: str, notebooks: list[str]) -> Path:
 
 
 def merged(notebook: dict, executed: dict, name: str) -> dict:
-    """The notebook as it is now, with the outputs of its run: a changed text needs no other run, nor does a docstring."""
+    """The notebook as it is now, with the outputs of its run: a changed text needs no other run."""
     ran = [c for c in executed["cells"] if c["cell_type"] == "code" and "injected-parameters" not in _tags(c)]
     code = [c for c in notebook["cells"] if c["cell_type"] == "code"]
     if len(ran) != len(code):
@@ -105,7 +103,7 @@ def render(profile: str) -> Path:
             "\n  ".join([f"the book was not rendered; Jupyter Book says (all of it in '{log}'):", *wrong[:20]])
         )
     pages = fresh / "_build" / "html"
-    (pages / MARKER).write_text(profile)
+    (pages / f".{profile}").touch()  # says what the book shows; Snakemake looks for it
     swap(pages, HTML)
     shutil.rmtree(fresh)
     return HTML / "index.html"

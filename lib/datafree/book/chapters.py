@@ -25,6 +25,7 @@ from ..errors import DataFreeError
 from ..evidence.fingerprint import fingerprint_of, module_hash
 from ..evidence.measured import pack
 from ..evidence.record import Record, digest, plain, portable
+from ..networks.classifiers import TORCHVISION_MODELS
 from ..networks.weights import load_network, state_hash
 from ..networks.zoo import image_size
 from ..papers.knowledge_within import synthesis
@@ -189,6 +190,17 @@ def network(config: Strict) -> nn.Module:
     """The reference network: embedded weights, or the file of `weights` with its normalisation."""
     settings = {name: value for name in ("mean", "std") if (value := triple(getattr(config, name)))}
     return load_network(config.model, config.weights or None, device=config.device, **settings)
+
+
+def also(config: Strict, model: str, weights: str = "", data: str = "") -> Strict:
+    """The same parameters with another network in the first place.
+
+    Args:
+        weights: empty: those that are embedded, or torchvision's own. data: empty: as for the first network.
+    """
+    weights = weights or ("torchvision" if model in TORCHVISION_MODELS else "")
+    changes = {"model": model, "weights": weights, "data": data or config.data, "mean": "", "std": ""}
+    return config.model_copy(update=changes)
 
 
 def images(config: Strict, split: str, count: int | None = None) -> ImageSet:

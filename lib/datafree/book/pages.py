@@ -1,4 +1,4 @@
-"""What stands in the generated pages: ledger, comparison with this machine's runs, equations, run times, papers' scale."""
+"""What stands in the generated pages: ledger, comparison with this machine's runs, equations, run times, speed, papers' scale."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .. import files
 from ..evidence import claims, compare, ledger
 from ..evidence.record import read, read_all
 from ..evidence.verdict import SCALES
-from . import effects, equations, front, paper_scale
+from . import bench, effects, equations, front, paper_scale
 from .equations import Cell, Equation
 from .markdown import page
 
@@ -180,6 +180,7 @@ def write_pages(folder: Path, notebook_folder: Path | None = None) -> list[Path]
         "on_your_machine.md": machine_page(),
         "paper_scale.md": paper_scale.page(found),
         "runtimes.md": runtimes_page(found),
+        "bench.md": bench.write_page(folder),
     }
     return [
         *ledger.write(rows, ours, folder),

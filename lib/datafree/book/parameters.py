@@ -9,8 +9,8 @@ from pydantic import Field
 
 from .. import files
 from ..config import Device as DeviceName
+from ..config import Precision as PassPrecision
 from ..config import Strict, from_text, suggestion, validate
-from ..core.precision import Precision as PassPrecision
 from ..errors import DataFreeError
 
 Seed = Annotated[int, Field(ge=0, lt=2**31, description="seeds Python, NumPy and torch")]
@@ -47,6 +47,11 @@ NUMBERS = r"^\d+(\.\d+)?( \d+(\.\d+)?)*$"
 TestImages = Annotated[int, Field(ge=10, le=1_000_000, description="test images to evaluate on, at most")]
 
 
+def _some_of(names: str) -> dict[str, str]:
+    """Pattern and description of a text that holds some of these names."""
+    return {"pattern": rf"^({names.replace(' ', '|')}| )*$", "description": f"what else is compared, of: {names}"}
+
+
 class NotebookParameters(Strict):
     """What every chapter is asked: the run, the network and the images."""
 
@@ -70,18 +75,20 @@ class Start(NotebookParameters):
 class KWSynthesis(NotebookParameters):
     """Parameters of 01_kw_synthesis."""
 
-    batch: Batch = 128
-    steps: int = Field(60, ge=2, le=100_000, description="steps of each optimisation (section 4.3: 1000)")
+    batch: Batch = 64
+    steps: int = Field(50, ge=2, le=100_000, description="steps of each optimisation (section 4.3: 1000)")
     rate: Rate = 0.1
     copies: Copies = 1
     precision: Precision = "auto"
+    comparisons: str = Field("", **_some_of("losses scale"))
+    short_steps: int = Field(20, ge=2, le=100_000, description="steps of the runs that are compared there")
     test_images: TestImages = 1000
 
 
 class KWImages(NotebookParameters):
     """How the images are made that several chapters of *The Knowledge Within* share, and the chapter on UDFC."""
 
-    images: int = Field(500, ge=10, le=1_000_000, description="images of each source (section 4.2: 50 a class)")
+    images: int = Field(250, ge=10, le=1_000_000, description="images of each source (section 4.2: 50 a class)")
     synthesis_batch: Batch = 128
     synthesis_steps: int = Field(40, ge=1, le=100_000, description="steps of Algorithm 1 (not given)")
     rate: Rate = 0.1
@@ -92,38 +99,47 @@ class KWImages(NotebookParameters):
 class KWCalibration(KWImages):
     """Parameters of 02_kw_calibration."""
 
-    seeds: int = Field(5, ge=1, le=100, description="repetitions of each calibration")
-    steps: int = Field(15, ge=1, le=100_000, description="calibration batches (section 4.2: 200)")
+    seeds: int = Field(2, ge=1, le=100, description="repetitions of each calibration")
+    steps: int = Field(4, ge=1, le=100_000, description="calibration batches (section 4.2: 200)")
     batch: int = Field(128, ge=16, le=4096, description="images a calibration batch (section 4.2: 256)")
-    test_images: TestImages = 1000
+    comparisons: str = Field("calibrators", **_some_of("precision kernels calibrators rounded"))
+    test_images: TestImages = 400
 
 
 class KWDistillation(KWImages):
     """Parameters of 03_kw_distillation."""
 
-    steps: int = Field(120, ge=2, le=1_000_000, description="steps of the main runs (section 4.2: 16,000)")
-    short_steps: int = Field(25, ge=2, le=1_000_000, description="steps of the runs that compare recipes")
-    batch: Batch = 64
-    kd_rate: float = Field(3e-4, gt=0, le=10, description="peak learning rate of distillation (not given)")
-    optimizer: Literal["sgd", "adam"] = Field("adam", description="of distillation (section 4.2: sgd)")
+    bits: str = Field(
+        "2 4 4",
+        pattern=r"^([2-9]|1[0-6])( ([2-9]|1[0-6])){2}$",
+        description="of weights, of activations, and of both in the first and the last layer (table 1)",
+    )
+    steps: int = Field(25, ge=2, le=1_000_000, description="steps of the main runs (section 4.2: 16,000)")
+    comparisons: str = Field("noise", **_some_of("noise recipe sizes snapshots labels mixtures intervals readings"))
+    short_steps: int = Field(8, ge=2, le=1_000_000, description="steps of the runs that are compared there")
+    batch: Batch = 32
+    kd_rate: float = Field(0.01, gt=0, le=10, description="peak learning rate of distillation (not given)")
+    noise_rate: float = Field(1e-4, gt=0, le=10, description="the same on noise, with BatchNorm frozen (not given)")
+    optimizer: Literal["sgd", "adam"] = Field("sgd", description="of distillation (section 4.2: sgd)")
     calibration_steps: int = Field(5, ge=1, le=100_000, description="calibration batches of 128 before distilling")
     whole_images: int = Field(500, ge=10, le=1_000_000, description="real images that stand for all of them (table 6)")
-    test_images: TestImages = 1000
+    test_images: TestImages = 500
 
 
 class KWCorrespondence(KWImages):
     """Parameters of 04_kw_correspondence."""
 
     batch: int = Field(128, ge=2, le=4096, description="images a batch where J_KL is averaged over batches")
-    reference_images: int = Field(400, ge=10, le=1_000_000, description="training images, at most (table 4: all)")
-    test_images: TestImages = 1000
+    reference_images: int = Field(250, ge=10, le=1_000_000, description="training images, at most (table 4: all)")
+    test_images: TestImages = 500
     probe_images: int = Field(
-        500,
+        250,
         ge=10,
         le=1_000_000,
         description="images of each other set, at most; at most half of the test images are damaged",
     )
     natural: str = Field("", description="another set of natural images, named as `data` is; empty for none")
+    cifar100: str = Field("", description="a network of CIFAR-100, as `datafree inputs` names it; empty for none")
 
 
 class LWEqualization(NotebookParameters):
@@ -142,6 +158,11 @@ Widths = Annotated[
 ]
 
 
+Also = Annotated[str, Field(description="of another network, as `weights` and `data` are; empty: as for the first one")]
+NoWidths = Annotated[
+    str,
+    Field(pattern=r"^(([2-9]|1[0-6])( |$))*$", description="widths at which AKD and DI run on that network, if any"),
+]
 LiteSize = Annotated[
     int, Field(ge=32, le=512, description="side of its images (224, at which it was trained, costs four times 112)")
 ]
@@ -152,13 +173,16 @@ class LWQuantization(NotebookParameters):
 
     model: Model = "mobilenet_v2_small"
     second: Model = "resnet20"
+    second_weights: Also = ""
+    second_data: Also = ""
     third: Model = "slim_vgg"
+    third_weights: Also = ""
+    third_data: Also = ""
     bits: Widths = "8 6 5 4"
     costly_bits: Widths = "4"
     other_bits: Widths = "8 4"
-    other_costly_bits: str = Field(
-        "", pattern=r"^(([2-9]|1[0-6])( |$))*$", description="widths at which AKD and DI run on the other networks"
-    )
+    second_costly_bits: NoWidths = ""
+    third_costly_bits: NoWidths = ""
     samples: int = Field(2000, ge=10, le=1_000_000, description="imitated inputs of each layer (figure 4: 2000)")
     grid: int = Field(100, ge=2, le=1000, description="N of figure 4")
     synthetic_images: int = Field(16, ge=2, le=100_000, description="images of ZeroQ and of Deep Inversion, each")
@@ -184,6 +208,8 @@ class LWPruning(NotebookParameters):
 
     model: Model = "mobilenet_v2_small"
     second: Model = "resnet20"
+    second_weights: Also = ""
+    second_data: Also = ""
     shares: Shares = "0.35 0.5 0.62"
     second_shares: Shares = "0.35 0.5"
     steps: int = Field(100, ge=1, le=1_000_000, description="steps of Adam on each layer (section IV: 100,000)")
@@ -197,7 +223,13 @@ class LWPruning(NotebookParameters):
     )
     repeats: int = Field(3, ge=2, le=100, description="runs with drawn inputs, each with a seed of its own")
     long_steps: int = Field(400, ge=1, le=1_000_000, description="longest training")
+    decay_steps: int = Field(
+        1000, ge=1, le=1_000_000, description="steps in closed form that show what decay does (section IV: 100,000)"
+    )
+    costly_shares: Shares = "0.5"
     generative_steps: int = Field(4, ge=1, le=1_000_000, description="steps of AKD and of DI (not given)")
+    generative_batch: int = Field(16, ge=2, le=10_000, description="images a step of AKD and of DI (not given)")
+    many_steps: int = Field(4, ge=1, le=1_000_000, description="steps of each of many runs; from 100 on they are made")
     inversion_steps: int = Field(10, ge=1, le=100_000, description="steps on the images of DI (2000)")
     race: float = Field(
         2.0, ge=1, le=100, description="time that AKD and DI get to catch up, in units of the method's own (figure 3c)"
@@ -209,6 +241,9 @@ class LWPruning(NotebookParameters):
     lite_steps: int = Field(40, ge=1, le=1_000_000, description="steps of Adam on EfficientNet-Lite0")
     lite_images: int = Field(40, ge=10, le=1_000_000, description="images that EfficientNet-Lite0 is compared on")
     lite_size: LiteSize = 112
+    imagenet: str = Field(
+        "", description="images of ImageNet for EfficientNet-Lite0, named as `data` is; empty: enlarged ones of `data`"
+    )
 
 
 class UDFCRepair(KWImages):

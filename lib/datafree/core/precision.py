@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 
-Precision = Literal["float32", "bf16", "auto"]
-"""Arithmetic of a network's passes; auto: bf16 where the processor has it."""
+from ..config import Precision
 
 
 def bf16_pays() -> bool:

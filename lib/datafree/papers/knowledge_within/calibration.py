@@ -9,9 +9,9 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from ...config import Strict
+from ...config import Precision, Strict
 from ...core import observers, quantized
-from ...core.precision import Precision, autocast, uses_bf16
+from ...core.precision import autocast, uses_bf16
 from ...core.register import Result, method
 from ...data.images import ImageSet, random_crop_and_mirror
 from .distillation import DistillConfig, distill

@@ -20,12 +20,12 @@ from safetensors.torch import save_file
 from torch import nn
 
 from ... import files
-from ...config import Strict
+from ...config import Precision, Strict
 from ...core import batchnorm
 from ...core.image_optimization import optimize_images
 from ...core.metrics import count_classes
 from ...core.optimization import FitConfig
-from ...core.precision import Precision, uses_bf16
+from ...core.precision import uses_bf16
 from ...data.images import ImageSet, generated
 from ...errors import DataFreeError
 from ...networks.blocks import normalization
@@ -219,7 +219,7 @@ class Algorithm1:
         terms = {
             "J_KL": batchnorm.mean_divergence(measured, self.reference, DIVERGENCES[config.divergence]),
             "class_term": class_term(logits.float(), self.targets.repeat(config.copies), config.temperature),
-            "smoothness": smoothness(self.images, self.kernel),
+            "smoothness": smoothness(x, self.kernel),
         }
         for name, value in terms.items():
             self.history[name].append(value.item())

@@ -1,4 +1,5 @@
-// Tables that are wider than the page become lists of their rows, each value with its column's name. Folds open in print.
+// Tables that are wider than the page become lists of their rows, each value with its column's name. Previews of terms
+// stay inside of the window. Folds of claims open in print.
 "use strict";
 
 const TABLES = ".bd-article table";
@@ -31,6 +32,14 @@ window.addEventListener("resize", () => {
 });
 document.addEventListener("DOMContentLoaded", stackAll);
 document.addEventListener("toggle", stackAll, true); // what was folded had no width before
+
+// A preview near the right edge opens to the left.
+function turn(event) {
+  const preview = event.target.closest && event.target.closest(".preview");
+  if (preview) preview.classList.toggle("leftwards", preview.getBoundingClientRect().left > window.innerWidth / 2);
+}
+document.addEventListener("mouseover", turn);
+document.addEventListener("focusin", turn);
 
 let folded = [];
 window.addEventListener("beforeprint", () => {

@@ -153,6 +153,13 @@ def test_the_head_keeps_targets_title_opening_and_sections():
         staging.with_head([text("no title")], **content)
 
 
+def test_something_goes_in_before_the_sections_that_close_a_chapter():
+    cells = [text("# T"), text("Words.\n\n## Summary\n\n- s"), code("x")]
+    sources = [cell["source"] for cell in staging.before_closing(cells, "NEW")]
+    assert sources == ["# T", "Words.", "NEW", "## Summary\n\n- s", "x"]
+    assert [cell["source"] for cell in staging.before_closing(cells[:1], "NEW")] == ["# T", "NEW"]
+
+
 RECORDS = [
     {"notebook": "x", "profile": "book", "seed": k, "metrics": {"a": {"b": [k, k + 1.0]}, "t": [{"bits": 4, "v": 7}]}}
     for k in range(3)

@@ -35,7 +35,9 @@ def stage(profile: str, notebooks: list[str]) -> Path:
     shutil.copytree(
         files.ROOT / "book",
         fresh,
-        ignore=shutil.ignore_patterns("records", "papers", "_toc.yml", "chapters.yaml", "front.yaml", ".*"),
+        ignore=shutil.ignore_patterns(
+            "records", "papers", "_toc.yml", "chapters.yaml", "front.yaml", "explore.yaml", ".*"
+        ),
     )
     os.rename(fresh / "_static", fresh / "static")  # under its own name Jupyter Book would load every script in it
     shutil.copytree(PAGES, fresh, dirs_exist_ok=True)

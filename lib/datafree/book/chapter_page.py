@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import DataFreeError
 from ..evidence.ledger import commit, place
-from . import facts, markdown, staging
+from . import explore, facts, markdown, staging
 from .chapter_text import chapter_text, level, number
 from .figures import Numbered
 from .front import front, method
@@ -41,6 +41,8 @@ def page(
     staged = staging.staged(notebook)
     cells = staging.with_head(staged["cells"], **_head(name, record, found))
     cells = staging.with_exercises(cells, number(name), lambda label: level(name, label))
+    if slider := explore.box(name, found) if name in explore.explorers() else "":
+        cells = staging.before_closing(cells, markdown.page("explore", box=slider))
     numbered = Numbered(number(name), pictures / "figures", "../_static/figures")
     cells = [numbered.cell(cell) for cell in cells]
     for cell in cells:

@@ -290,3 +290,16 @@ def with_head(cells: list[Cell], **content: Any) -> list[Cell]:
         sections=sections[1].rstrip(".") if sections else "", **content,
     )  # fmt: skip
     return [markdown_cell(head), *cells[1:]]
+
+
+_CLOSING = re.compile(r"^(?=## (?:Paper against here|Summary)\b)", re.M)
+
+
+def before_closing(cells: list[Cell], text: str) -> list[Cell]:
+    """The cells with `text` before the sections that close a chapter; at the end where there are none."""
+    for k, cell in enumerate(cells):
+        parts = _CLOSING.split(text_of(cell), maxsplit=1) if cell["cell_type"] == "markdown" else []
+        if len(parts) == 2:
+            around = [markdown_cell(part) for part in (parts[0].rstrip(), text, parts[1]) if part]
+            return [*cells[:k], *around, *cells[k + 1 :]]
+    return [*cells, markdown_cell(text)]

@@ -9,7 +9,7 @@ from docutils import nodes
 from docutils.parsers.rst import Directive
 from sphinx.util.osutil import relative_uri
 
-PLAIN = (nodes.reference, nodes.literal, nodes.math, nodes.title, nodes.raw, nodes.term, nodes.caption, nodes.strong)
+PLAIN = (nodes.reference, nodes.literal, nodes.math, nodes.title, nodes.raw, nodes.term, nodes.caption, nodes.strong, nodes.emphasis)
 """Text inside of these is left alone."""
 
 

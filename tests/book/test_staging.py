@@ -65,6 +65,11 @@ def test_the_end_of_the_run_is_no_part_of_the_page():
     assert begun["outputs"] == []
 
 
+def test_set_up_in_two_cells_is_one_fold():
+    (page,) = staged(code("import torch"), code('chapter = chapters.begin("x", globals())'))
+    assert page["source"] == 'import torch\n\nchapter = chapters.begin("x", globals())'
+
+
 SHOWN = {"output_type": "display_data", "metadata": {}, "data": {"text/markdown": "old"}}
 
 

@@ -32,7 +32,7 @@ def staged(notebook: dict) -> dict:
     story = [without_chatter(cell) for cell in notebook["cells"] if not _ends(cell)]
     cells = [part for cell in story for part in with_sources(cell, known)]
     cells = [without_cited_numbers(wrapped(cell)) for cell in cells]
-    return notebook | {"cells": list(folded(cells, known))}
+    return notebook | {"cells": joined(list(folded(cells, known)))}
 
 
 def text_of(cell: Cell) -> str:
@@ -176,6 +176,22 @@ def _by_ruff(source: str) -> str:
 SETTING_UP = "Set-up: imports, network, images"
 READER_TOOLS = ("datafree.book", "datafree.evidence", "datafree.DataFreeError")
 """What of the library only draws, keeps or compares."""
+
+
+def joined(cells: list[Cell]) -> list[Cell]:
+    """The cells with neighbours that both set up, and show nothing, as one."""
+    found: list[Cell] = []
+    for cell in cells:
+        last = found[-1] if found else None
+        if last and _sets_up(last) and _sets_up(cell):
+            found[-1] = last | {"source": text_of(last).rstrip() + "\n\n" + text_of(cell)}
+        else:
+            found.append(cell)
+    return found
+
+
+def _sets_up(cell: Cell) -> bool:
+    return cell["metadata"].get("mystnb", {}).get("code_prompt_show") == SETTING_UP and not cell["outputs"]
 
 
 def folded(cells: list[Cell], known: dict[str, str]) -> Iterator[Cell]:

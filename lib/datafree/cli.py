@@ -286,6 +286,14 @@ def render(profile: Profile = "book"):
     book.render(profile)
 
 
+@app.command()
+def pdf(out: Annotated[Path | None, typer.Option(help="default: _build/book.pdf")] = None):
+    """Print the rendered book into one PDF, with a Chromium of this machine."""
+    from .book import pdf as printed
+
+    typer.echo(f"The book is printed: {printed.print_book(out or printed.BOOK)}")
+
+
 @app.command(hidden=True)
 def publish(
     runs: Annotated[list[str] | None, typer.Argument(help="runs, as NOTEBOOK-seedK")] = None, profile: Profile = "book"

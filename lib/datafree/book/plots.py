@@ -20,7 +20,7 @@ PALETTE = sns.color_palette("colorblind")
 SOURCES = {"real": PALETTE[7], "BNS": PALETTE[0], "BNS + I": PALETTE[2], "I": PALETTE[1], "G": PALETTE[4]}
 """One colour for each source of images, the same in every chapter."""
 
-METHODS = {"knowledge_within": "#0173b2", "layerwise": "#029e73", "udfc": "#b85c00", "frandi": "#8b4fa6"}
+METHODS = {"knowledge_within": "#0173b2", "layerwise": "#00785a", "udfc": "#b85c00", "frandi": "#8b4fa6"}
 """One colour for each paper, the same in the whole book; as text each has contrast enough on white."""
 
 MARKERS = {"real": "s", "BNS": "o", "BNS + I": "D", "I": "^", "G": "v"}

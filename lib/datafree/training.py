@@ -121,7 +121,7 @@ class Trainer:
 
     def _epoch(self, epoch: int) -> dict:
         config, start = self.config, time.perf_counter()
-        order = torch.randperm(len(self.train_set), generator=self.generator)
+        order = torch.randperm(len(self.train_set), generator=self.generator, device="cpu")
         per_epoch = len(order) // config.batch
         losses, correct = 0.0, 0
         self.model.train()
@@ -142,7 +142,8 @@ class Trainer:
 
     def draw(self, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Augmented images and their labels; labels of pixels move with the pixels."""
-        x, y = self.train_set.pixels[index], self.train_set.labels[index].long()
+        drawn = self.train_set[index]
+        x, y = drawn.pixels, drawn.labels.long()
         if self.pixelwise:
             both = random_crop_and_mirror(torch.cat([x, y[:, None].to(x.dtype)], 1), self.generator)
             x, y = both[:, :-1], both[:, -1].to(torch.int8).long()  # the byte 255 is -1, no label
@@ -152,7 +153,7 @@ class Trainer:
 
     def _step(self, index: torch.Tensor) -> tuple[float, int]:
         x, y = self.draw(index)
-        with autocast(self.config.bf16 and bf16_pays()):
+        with autocast(self.config.bf16 and bf16_pays(x.device)):
             logits = self.model(x)
         loss = F.cross_entropy(logits.float(), y, ignore_index=-1)
         if not torch.isfinite(loss):

@@ -12,6 +12,7 @@ from torch import nn
 
 from ..core import batchnorm
 from ..core.distillation import Extra, output_divergence, train_student
+from ..core.hooks import device_of
 from ..core.image_optimization import Shape
 from ..core.optimization import FitConfig
 from ..errors import DataFreeError
@@ -89,17 +90,20 @@ class _Game:
 
     def __init__(self, student: nn.Module, teacher: nn.Module, config: AdversarialConfig, shape: Shape):
         self.student, self.teacher, self.config = student, teacher, config
-        with torch.random.fork_rng(devices=[]):
+        self.device = device_of(teacher)
+        with torch.random.fork_rng(devices=[]), torch.device("cpu"):
             torch.manual_seed(config.seed)
-            self.generator = Generator(teacher, shape, config.latent, config.width)
+            self.generator = Generator(teacher, shape, config.latent, config.width).to(self.device)
         self.noise = torch.Generator().manual_seed(config.seed)
-        self.optimizer = torch.optim.Adam(self.generator.parameters(), lr=config.generator_rate, betas=(0.5, 0.999))
+        self.optimizer = torch.optim.Adam(
+            self.generator.parameters(), lr=config.generator_rate, betas=(0.5, 0.999), fused=True
+        )
         self.reference = batchnorm.stored(teacher) if config.alpha else []
         self.seen, self.gained = None, []
 
     def images(self) -> torch.Tensor:
-        z = torch.randn(self.config.batch, self.config.latent, generator=self.noise)
-        return self.generator(z).contiguous(memory_format=torch.channels_last)
+        z = torch.randn(self.config.batch, self.config.latent, generator=self.noise, device="cpu")
+        return self.generator(z.to(self.device)).contiguous(memory_format=torch.channels_last)
 
     def train_generator(self) -> None:
         x = self.images()

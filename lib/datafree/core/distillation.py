@@ -15,7 +15,8 @@ from pydantic import Field
 from torch import nn
 
 from ..data.images import ImageSet, random_crop_and_mirror
-from .hooks import evaluating, frozen
+from .folding import folded
+from .hooks import evaluating
 from .optimization import FitConfig, fit
 from .precision import Precision
 
@@ -69,8 +70,12 @@ class Batches:
         """Which images come next."""
         count = len(self.images)
         if self.replacement:
-            return torch.randint(0, count, (self.size,), generator=self.generator)
-        return slice(None) if count <= self.size else torch.randperm(count, generator=self.generator)[: self.size]
+            return torch.randint(0, count, (self.size,), generator=self.generator, device="cpu")
+        return (
+            slice(None)
+            if count <= self.size
+            else torch.randperm(count, generator=self.generator, device="cpu")[: self.size]
+        )
 
     def __call__(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Images [size, C, H, W] and their labels."""
@@ -90,7 +95,7 @@ def train_student(
     Args:
         loss: of the batch that `draw` gives, a scalar with gradients to the student.
         draw: the arguments of `loss`; default: none, for a loss that draws by itself.
-        teacher: frozen meanwhile.
+        teacher: frozen meanwhile, with BatchNorm inside its convolutions: their outputs are another thing then.
         batchnorm: 'frozen': the student is in evaluation mode; 'running': its BatchNorm layers adapt to the batches.
         parameters: what is trained; default: all that require gradients.
         extra: one more loss, added in every step.
@@ -103,7 +108,7 @@ def train_student(
         value = loss(*draw())
         return value + extra() if extra else value
 
-    with evaluating(student), frozen(teacher) if teacher else nullcontext(), torch.enable_grad():
+    with evaluating(student), folded(teacher) if teacher else nullcontext(), torch.enable_grad():
         for module in student.modules():
             module.training = batchnorm == "running" and isinstance(module, nn.BatchNorm2d)
         trained = [p for p in student.parameters() if p.requires_grad] if parameters is None else parameters

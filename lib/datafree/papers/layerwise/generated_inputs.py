@@ -62,7 +62,7 @@ def block_output(beta: torch.Tensor, gamma: torch.Tensor, shape: tuple[int, int,
         [N, C, H, W], all values independent. Book: {ref}`lw-generator`.
     """
     count, height, width = shape
-    noise = torch.randn(count, len(beta), height, width, generator=generator)
+    noise = torch.randn(count, len(beta), height, width, generator=generator, device=generator.device).to(beta.device)
     return noise.mul_(gamma.abs().view(1, -1, 1, 1)).add_(beta.view(1, -1, 1, 1))
 
 
@@ -94,7 +94,9 @@ def layer_input(
         if part.name in moments:
             beta, var = moments[part.name]
             return block_output(beta, var.sqrt(), shape, generator)
-        return torch.randn(shape[0], part.channels or layer.inputs, *shape[1:], generator=generator)
+        here = graph.modules[name].weight.device
+        size = shape[0], part.channels or layer.inputs, *shape[1:]
+        return torch.randn(size, generator=generator, device=generator.device).to(here)
 
     head = feed.terms[0] if pooled and feed.kind == "pool" else feed
     x = head.value(leaf, spatial=False)

@@ -1,41 +1,32 @@
-# images -> executed notebooks and records -> ledger and generated pages -> html
-# Run it with `datafree build` (or `make book`), which also deals with what interrupted builds leave behind.
+# images -> executed notebooks and records -> ledger, equations and other generated pages -> html
+# Run it with `datafree build` (or `make book`): that tells Snakemake which runs are out of date, by what their records
+# say they were made from (book/plan.py), and deals with what interrupted builds leave behind. Here a run has no inputs
+# but the shared images, so that nothing else can start it.
 import shlex
 import sys
 from pathlib import Path
 
+from datafree.book.progress import expected
+
 PROFILE = config.get("profile", "book")
-SEEDS = range(5)
-SCHEMES = ("inception", "bns", "bns_inception")  # noise is drawn by the chapter itself, in no time
+SCHEMES = ("inception", "bns", "bns_inception")
 NEEDS_IMAGES = ("02_kw_calibration", "03_kw_distillation", "04_kw_correspondence", "08_udfc")
 
 DATAFREE = shlex.quote(sys.executable) + " -m datafree.cli"
 NOTEBOOKS = sorted(path.stem for path in Path("notebooks").glob("*.ipynb"))
 EXECUTED = "_build/executed/{profile}/{name}-seed{seed}.ipynb"
 RECORD = "_build/records/{profile}/{name}/seed{seed}.json"
-# The images themselves lie under a hash of what made them; this file says which they are.
-IMAGES = "_build/images/{profile}/{scheme}-seed{seed}.txt"
-STUBS = ["data_stubs/SHA256SUMS"]
-PROFILE_FILE = "notebooks/profiles/{profile}.yaml"
-
-# What only draws or assembles the book does not change a measurement.
-ASSEMBLY = sorted(str(p) for pattern in (
-    "book/build.py", "book/doctor.py", "book/effects.py", "book/equations.py", "book/locks.py", "book/markdown.py",
-    "book/pages.py", "book/paper_scale.py", "book/*.md.j2", "book/*.html.j2", "cli.py",
-    "evidence/compare.py", "evidence/criteria/*.py", "evidence/ledger.py", "evidence/verdict.py",
-) for p in Path("lib/datafree").glob(pattern))
-LIBRARY = sorted(str(p) for p in Path("lib/datafree").rglob("*.py") if str(p) not in ASSEMBLY)
-# Nor does what only draws or reports change an image.
-REPORTING = ("lib/datafree/book/show.py", "lib/datafree/book/plots.py", "lib/datafree/book/run.py", "lib/datafree/evidence/record.py")
-GENERATOR = [p for p in LIBRARY if p not in REPORTING]
-BOXES = sorted(str(p) for p in Path("book/_ext").glob("*.*"))
+# The images themselves lie under a hash of what made them; this file, which bears one of the settings, says which they are.
+IMAGES = "_build/images/{profile}/{scheme}-" + str(config.get("images", "any")) + "-seed{seed}.txt"
+DUE = str(config.get("due", "")).split()  # runs that need their images, as NAME-seedK
+LIBRARY = sorted(str(p) for pattern in ("*.py", "*.j2", "*.yaml") for p in Path("lib/datafree").rglob(pattern))
+SOURCES = [f"notebooks/{name}.ipynb" for name in NOTEBOOKS]
+TESTS = sorted(str(p) for p in Path("tests").rglob("test_*.py"))
 PROSE = sorted(str(p) for p in Path("book").rglob("*") if p.is_file() and p.parts[1] not in ("records", "papers"))
 EVIDENCE = sorted(str(p) for folder in ("records", "papers") for p in Path("book", folder).rglob("*") if p.is_file())
 
-# A book rendered from another profile is out of date.
-MARKER = Path("_build/html/.profile")
-if MARKER.is_file() and MARKER.read_text() != PROFILE:
-    MARKER.unlink()
+# The rendered pages take the folder's place as a whole, so that it holds the mark of one profile.
+HTML = f"_build/html/.{PROFILE}"
 
 
 wildcard_constraints:
@@ -48,7 +39,7 @@ localrules: book, notebooks, images, audit
 
 
 rule book:
-    input: "_build/html/.profile", "_build/ledger.json", "_build/ledger.csv"
+    input: HTML, "_build/ledger.json", "_build/ledger.csv"
 
 
 rule notebooks:
@@ -60,15 +51,15 @@ rule images:
 
 
 rule audit:
-    input: expand(RECORD, profile=PROFILE, name=NOTEBOOKS, seed=SEEDS)
-    shell: "{DATAFREE} publish {NOTEBOOKS} --profile {PROFILE}"
+    input: [RECORD.format(profile=PROFILE, name=name, seed=seed) for name, _, seed in (run.rpartition("-seed") for run in DUE)]
+    shell: "{DATAFREE} publish {DUE} --profile {PROFILE}"
 
 
-# One notebook a core, one thread each: a second thread gains far less than a second notebook beside.
+# First of all, because several chapters wait for them.
 rule synthesise:
-    input: GENERATOR, STUBS
     output: IMAGES
     log: "_build/logs/images-{profile}-{scheme}-seed{seed}.log"
+    priority: 10**9
     threads: 1
     shell:
         "echo 'synthesising images: {wildcards.scheme} ({wildcards.profile}, seed {wildcards.seed})'; "
@@ -77,30 +68,30 @@ rule synthesise:
 
 
 def images_of(wildcards):
-    wanted = SCHEMES if wildcards.name in NEEDS_IMAGES else ()
+    due = f"{wildcards.name}-seed{wildcards.seed}" in DUE and wildcards.name in NEEDS_IMAGES
+    wanted = SCHEMES if due else ()
     return expand(IMAGES, profile=wildcards.profile, scheme=wanted, seed=wildcards.seed)
 
 
+# One notebook a core, one thread each: a second thread gains far less than a second notebook beside. The longest first.
 # A failed run keeps its notebook as NAME-seedK.failed.ipynb beside the output.
 rule notebook:
-    input:
-        "notebooks/{name}.ipynb", PROFILE_FILE, LIBRARY, STUBS, images_of
+    input: images_of
     output:
         executed=EXECUTED,
         record=RECORD,
     log: "_build/logs/{profile}-{name}-seed{seed}.log"
+    params: begun="_build/logs/{profile}-{name}-seed{seed}.begun"
+    priority: lambda wildcards: expected(wildcards.name, wildcards.profile) or 0
     threads: 1
     shell:
-        "echo 'running notebook {wildcards.name} ({wildcards.profile}, seed {wildcards.seed})'; "
+        "touch {params.begun}; "
         "OMP_NUM_THREADS={threads} {DATAFREE} run {wildcards.name} --profile {wildcards.profile} --seed {wildcards.seed}"
         " --out {output.executed} --record {output.record} --no-bar > {log} 2>&1 || {{ grep '^datafree:' {log} >&2 || tail -n 5 {log} >&2; exit 1; }}"
 
 
 rule ledger:
-    input:
-        expand(RECORD, profile=PROFILE, name=NOTEBOOKS, seed=0), EVIDENCE, LIBRARY,
-        ASSEMBLY, BOXES,
-        expand("notebooks/{name}.ipynb", name=NOTEBOOKS), sorted(str(p) for p in Path("tests").rglob("test_*.py"))
+    input: expand(RECORD, profile=PROFILE, name=NOTEBOOKS, seed=0), EVIDENCE, LIBRARY, SOURCES
     output:
         json="_build/ledger.json",
         csv="_build/ledger.csv",
@@ -111,11 +102,20 @@ rule ledger:
         "{DATAFREE} ledger --pages {output.pages} > {log} 2>&1 || {{ grep '^datafree:' {log} >&2 || tail -n 5 {log} >&2; exit 1; }}"
 
 
+# Apart from the ledger, because only this page names tests.
+rule equations:
+    input: TESTS, LIBRARY, SOURCES, "book/papers/claims.yaml"
+    output: "_build/equations.md"
+    log: "_build/logs/equations.log"
+    shell:
+        "{DATAFREE} equations {output} > {log} 2>&1 || {{ grep '^datafree:' {log} >&2 || tail -n 5 {log} >&2; exit 1; }}"
+
+
 rule html:
     input:
         expand(EXECUTED, profile=PROFILE, name=NOTEBOOKS, seed=0), "_build/ledger.json", "_build/pages",
-        PROSE, "_config.yml", "lib/datafree/book/build.py"
-    output: "_build/html/.profile"
+        "_build/equations.md", PROSE, LIBRARY, SOURCES, "_config.yml"
+    output: HTML
     shell:
         "echo 'rendering the book'; "
         "{DATAFREE} stage {NOTEBOOKS} --profile {PROFILE} && {DATAFREE} render --profile {PROFILE}"

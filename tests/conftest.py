@@ -16,6 +16,7 @@ from PIL import Image
 from torch import nn
 
 from datafree import FRanDI, cli, files, inputs, torchvision_shim, training
+from datafree.book import bench
 from datafree.core import batchnorm
 from datafree.core.metrics import outputs
 from datafree.data.images import ImageSet
@@ -361,3 +362,31 @@ class TwoConvolutions(nn.Module):
 
     def forward(self, x):
         return self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
+
+
+def _spread(middle):
+    return bench.Spread(low=middle / 2, median=middle, high=2 * middle)
+
+
+def speed_record(text="x", growth=True):
+    """A record of the benchmarks with `text` wherever words stand."""
+    words = dict(group=text, ours=text, theirs=text)
+    pair = bench.Sides(ours=0.0123, theirs=1.5)
+    plain = bench.Comparison(name="plain", seconds=pair, ratio=_spread(0.0082), repeats=3, **words)
+    whole = plain.model_copy(
+        update=dict(name="whole " + text, note=text, share=0.01, peak_mb=pair, difference=2e-6, points=pair)
+    )
+    grown = bench.Growth(
+        name="step", axis="batch", sizes=[1, 2], seconds=[_spread(1.0), _spread(2.0)], slope=_spread(1.0)
+    )
+    return bench.Bench(
+        command="make bench", written="2026-01-02", commit="a" * 40, machine="Linux", packages={"torch": "2"}, seconds=61.0,
+        cpu_seconds=59.0, comparisons=[plain, whole], absent=[bench.Absent(name="gone", group=text, theirs=text, reason=text)],
+        growth=[grown] * growth,
+    )  # fmt: skip
+
+
+def leave_speed(made):
+    """Put a record of the benchmarks where the committed one lies."""
+    files.RECORDS.mkdir(parents=True, exist_ok=True)
+    bench.committed().write_text(made.model_dump_json())

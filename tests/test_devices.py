@@ -11,7 +11,17 @@ import torch
 from conftest import SmallNet, quick_frandi, with_statistics
 
 from datafree import api
-from datafree.baselines import adaround, adversarial_distillation, deep_inversion, dfq, feature_losses, zeroq
+from datafree.baselines import (
+    aciq,
+    adaround,
+    adversarial_distillation,
+    deep_inversion,
+    dfq,
+    feature_losses,
+    gdfq,
+    zaq,
+    zeroq,
+)
 from datafree.core import batchnorm, metrics, observers, pruning, quantized
 from datafree.core.graph import fold_all, trace
 from datafree.core.optimization import FitConfig
@@ -30,7 +40,7 @@ from datafree.training import TrainConfig, train
 SHAPE = (3, 8, 8)
 SYNTHESIS = synthesis.SynthesisConfig(batch=6, steps=2, copies=2, kernel=3, precision="float32")
 FRANDI = quick_frandi()
-DISTILL = distillation.DistillConfig(steps=2, batch=4, precision="float32")
+DISTILL = distillation.DistillConfig(steps=2, batch=4, precision="float32", batchnorm="frozen")
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +164,11 @@ def test_baselines_of_the_layerwise_paper_stay_where_the_network_is(net, nowhere
     rounded = comparison.adaround_imitated(net, config, adaround.AdaRoundConfig(steps=3, batch=8))
     pool = zeroq.distilled_images(net, zeroq.ZeroQConfig(steps=1, batch=4), SHAPE)[0]
     game = adversarial_distillation.AdversarialConfig(steps=2, batch=4, width=4, latent=4)
-    students = [rounded, comparison.zeroq_ranges(net, config, pool),
+    rival = copy.deepcopy(net)
+    gdfq.train(rival, net, gdfq.GDFQConfig(steps=2, batch=4, width=4, latent=4, start=1), SHAPE)
+    zaq.train(rival, net, ["body.0", "body.9"], zaq.ZAQConfig(steps=2, batch=4, width=4, latent=4), SHAPE)
+    aciq.set_ranges(quantized.prepare(net, 4, 4), graph, moments)
+    students = [rival, rounded, comparison.zeroq_ranges(net, config, pool),
                 comparison.deep_inversion(net, config, pool, FitConfig(steps=2), batch=4),
                 comparison.adversarial(net, config, game, SHAPE)]  # fmt: skip
     assert all(torch.isfinite(metrics.outputs(student, pool)).all() for student in students)

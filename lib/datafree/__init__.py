@@ -15,7 +15,7 @@ from .errors import DataFreeError as DataFreeError
 
 __version__ = "0.1.0"
 
-_CALLS = {
+CALLS = {
     "Result": "core.register.Result",
     "compress": "api.compress",
     "evaluate": "api.evaluate",
@@ -34,8 +34,8 @@ def _configurations() -> dict[str, type]:
 
 
 def __getattr__(name: str):
-    if name in _CALLS:
-        module, _, attribute = _CALLS[name].rpartition(".")
+    if name in CALLS:
+        module, _, attribute = CALLS[name].rpartition(".")
         return getattr(importlib.import_module(f".{module}", __name__), attribute)
     # `from datafree import files` asks here first: a module is never searched for among the settings.
     if name.startswith("_") or importlib.util.find_spec(f"{__name__}.{name}"):
@@ -47,4 +47,4 @@ def __getattr__(name: str):
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_CALLS, *_configurations()})
+    return sorted({*globals(), *CALLS, *_configurations()})

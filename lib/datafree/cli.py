@@ -112,13 +112,13 @@ def compress(
     from . import api, files
     from .config import from_text, pairs, validate
     from .core.register import method_named
-    from .networks.zoo import image_size
+    from .networks.zoo import image_shape
 
     files.weights_name(out)
     cls = method_named(method).config
     config = validate(cls, from_text(cls, pairs(parameter or [])), "compress")
-    network, side = _network(model, weights, mean, std, device), image_size(model) or 32
-    result = api.compress(network, config, shape=(3, side, side))
+    network = _network(model, weights, mean, std, device)
+    result = api.compress(network, config, shape=image_shape(model))
     api.save_compressed(result, out)
     report = result.report
     typer.echo(
@@ -248,14 +248,26 @@ def run(
 def build(
     goal: Annotated[str, typer.Argument(help="book, notebooks, images or audit")] = "book",
     profile: Profile = "book",
-    cores: Annotated[int | None, typer.Option(help="processor cores to use; default 2", min=1)] = None,
+    cores: Annotated[
+        int | None, typer.Option(help="processor cores to use, a notebook each; default: all", min=1)
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="of an audit: seeds 0, 1, ...", min=1)] = 3,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="only say what would be made")] = False,
 ):
     """Bring the book (or a part of it) up to date: only what changed is made again."""
     from .book import build as book
 
-    book.build(goal, profile, cores)
-    if goal == "book":
+    book.build(goal, profile, cores, seeds, dry_run)
+    if goal == "book" and not dry_run:
         typer.echo(f"The book is ready: {book.HTML / 'index.html'}")
+
+
+@app.command(hidden=True)
+def equations(page: Annotated[Path, typer.Argument(help="the page to write")]):
+    """Write the page that says where each equation is computed, tested and used."""
+    from .book.pages import write_equations
+
+    write_equations(page)
 
 
 @app.command(hidden=True)
@@ -274,13 +286,22 @@ def render(profile: Profile = "book"):
     book.render(profile)
 
 
+@app.command()
+def pdf(out: Annotated[Path | None, typer.Option(help="default: _build/book.pdf")] = None):
+    """Print the rendered book into one PDF, with a Chromium of this machine."""
+    from .book import pdf as printed
+
+    typer.echo(f"The book is printed: {printed.print_book(out or printed.BOOK)}")
+
+
 @app.command(hidden=True)
-def publish(notebooks: list[str], profile: Profile = "book", seeds: Annotated[int, typer.Option(min=1)] = 5):
-    """Copy the fresh records of seeds 0, 1, ... to book/records."""
+def publish(
+    runs: Annotated[list[str] | None, typer.Argument(help="runs, as NOTEBOOK-seedK")] = None, profile: Profile = "book"
+):
+    """Copy fresh records to book/records."""
     from .book.build import publish_records
 
-    count = publish_records(profile, notebooks, list(range(seeds)))
-    typer.echo(f"{count} records are in book/records")
+    typer.echo(f"{publish_records(profile, runs or [])} fresh records are in book/records")
 
 
 @app.command(hidden=True)

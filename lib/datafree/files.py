@@ -15,8 +15,8 @@ import yaml
 from .errors import DataFreeError
 
 
-class _UniqueKeys(yaml.SafeLoader):
-    """A safe loader that refuses a key given twice."""
+class _UniqueKeys(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+    """A safe loader (the fast one, where there is one) that refuses a key given twice."""
 
     def construct_mapping(self, node, deep=False):
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
@@ -56,7 +56,8 @@ def stub_path(name: str, missing: str) -> Path:
 
 
 @functools.cache
-def _checksums() -> dict[str, str]:
+def checksums() -> dict[str, str]:
+    """File of data_stubs -> its SHA-256, as the list there says."""
     lines = stub_path("SHA256SUMS", "the list of checksums is missing").read_text().split("\n")
     return {name.strip(): digest for digest, _, name in (line.partition("  ") for line in lines if line)}
 
@@ -64,7 +65,7 @@ def _checksums() -> dict[str, str]:
 @functools.lru_cache(maxsize=64)
 def _verify(path: Path, size: int, mtime: int) -> None:
     name = path.relative_to(STUBS).as_posix()
-    expected = _checksums().get(name)
+    expected = checksums().get(name)
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if expected is None:
         raise DataFreeError(
@@ -86,13 +87,13 @@ def verified(path: Path) -> Path:
     stat = path.stat()
     _verify(path, stat.st_size, stat.st_mtime_ns)
     name = path.relative_to(STUBS).as_posix()
-    READ[name] = _checksums()[name]
+    READ[name] = checksums()[name]
     return path
 
 
 def forget_checksums() -> None:
     """Read the list and the files again when they are used next."""
-    _checksums.cache_clear()
+    checksums.cache_clear()
     _verify.cache_clear()
 
 

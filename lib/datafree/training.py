@@ -27,7 +27,7 @@ from .data.images import random_crop_and_mirror
 from .data.sources import load_images
 from .errors import DataFreeError
 from .networks.blocks import CIFAR_MEAN, CIFAR_STD
-from .networks.zoo import build_network, known_network
+from .networks.zoo import SEGMENTERS, build_network, image_size, known_network
 
 Spread = Annotated[float, Field(gt=0)]
 
@@ -46,6 +46,10 @@ class TrainConfig(Strict):
     momentum: float = Field(0.9, ge=0, lt=1)
     decay: float = Field(5e-4, ge=0, description="weight decay; not applied to BatchNorm and biases")
     warmup: float = Field(0.15, ge=0, lt=1, description="share of steps with a linearly rising rate")
+    zoom: float = Field(
+        1.0, ge=1, le=4, description="of pixels' labels: images are enlarged by up to so much, then cropped"
+    )
+    half: bool = Field(False, description="write weights as float16; the score is then theirs")
     seed: int = Field(0, ge=0)
     bf16: bool = Field(True, description="bf16 autocast where the CPU has it")
 
@@ -81,8 +85,10 @@ class Trainer:
         self.config, self.out = config, files.weights_name(out)
         self.resume = self.out.with_suffix(".resume")
         known_network(config.model)
+        # a set that has a size of its own keeps it: the network is made for it
+        size = image_size(config.model) if config.model in SEGMENTERS else None
         self.train_set, self.test_set = (
-            load_images(config.data, split, root=config.root, device=device) for split in ("train", "test")
+            load_images(config.data, split, root=config.root, size=size, device=device) for split in ("train", "test")
         )
         self._check_sets()
         torch.manual_seed(config.seed)
@@ -95,6 +101,7 @@ class Trainer:
         self.schedule = LambdaLR(self.optimizer, lambda step: rate_factor(step, steps, config.warmup))
         self.generator = torch.Generator().manual_seed(config.seed)
         self.log: list[dict] = []
+        self.provenance = provenance()
         self.pixelwise = self.train_set.labels.ndim == 3
         self.score = "test_miou" if self.pixelwise else "test_top1"
 
@@ -130,26 +137,42 @@ class Trainer:
             loss, hits = self._step(order[i * config.batch : (i + 1) * config.batch])
             losses, correct = losses + loss, correct + hits
         seen = per_epoch * config.batch * self.train_set.labels[0].numel()
-        measure = mean_iou if self.pixelwise else top1
         return {
             "epoch": epoch,
             "rate": rate,
             "train_loss": losses / per_epoch,
             "train_pixels" if self.pixelwise else "train_top1": 100 * correct / seen,
-            self.score: measure(self.model, self.test_set),
+            self.score: self._measure(self.config.bf16 and bf16_pays()),
             "seconds": time.perf_counter() - start,
         }
+
+    def _measure(self, bf16: bool) -> float:
+        """Of pixels, in the precision of the training: in float it would take as long as an epoch."""
+        if self.pixelwise:
+            return mean_iou(self.model, self.test_set, batch=2 * self.config.batch, bf16=bf16)
+        return top1(self.model, self.test_set)
 
     def draw(self, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Augmented images and their labels; labels of pixels move with the pixels."""
         drawn = self.train_set[index]
         x, y = drawn.pixels, drawn.labels.long()
         if self.pixelwise:
-            both = random_crop_and_mirror(torch.cat([x, y[:, None].to(x.dtype)], 1), self.generator)
+            both = self._zoomed(torch.cat([x, y[:, None].to(x.dtype)], 1))
+            both = random_crop_and_mirror(both, self.generator, size=tuple(x.shape[2:]))
             x, y = both[:, :-1], both[:, -1].to(torch.int8).long()  # the byte 255 is -1, no label
         else:
             x = random_crop_and_mirror(x, self.generator)
         return x.float().div_(255).contiguous(memory_format=torch.channels_last), y
+
+    def _zoomed(self, both: torch.Tensor) -> torch.Tensor:
+        """A batch of images, their labels as a fourth channel, enlarged by one random factor."""
+        if self.config.zoom == 1:
+            return both
+        factor = 1 + (self.config.zoom - 1) * torch.rand((), generator=self.generator, device="cpu").item()
+        size = tuple(round(factor * side) for side in both.shape[2:])
+        x = F.interpolate(both[:, :3].float(), size, mode="bilinear").round()
+        y = F.interpolate(both[:, 3:].float(), size, mode="nearest")
+        return torch.cat([x, y], 1).to(both.dtype)
 
     def _step(self, index: torch.Tensor) -> tuple[float, int]:
         x, y = self.draw(index)
@@ -201,13 +224,18 @@ class Trainer:
 
     def _finish(self) -> dict:
         state = {k: v.contiguous() for k, v in self.model.state_dict().items()}
+        score = self.log[-1][self.score]
+        if self.config.half:
+            state = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
+            self.model.load_state_dict(state)
+            score = self._measure(bf16=False)
         files.write_atomically(self.out, lambda p: save_file(state, p))
         record = {
             "command": command(self.config, self.out),
             "parameters": self.config.model_dump() | {"data": data_name(self.config), "root": None},
-            "provenance": provenance(),
+            "provenance": self.provenance,
             "test_images": len(self.test_set),
-            self.score: self.log[-1][self.score],
+            self.score: score,
             "model_parameters": count_parameters(self.model),
             "macs": count_macs(self.model, tuple(self.train_set.pixels.shape[1:])),
             "seconds": sum(row["seconds"] for row in self.log),

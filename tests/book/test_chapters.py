@@ -247,7 +247,7 @@ def test_two_settings_never_overwrite_each_other(little, tiny):
 
 def test_changed_code_makes_other_images(little, monkeypatch):
     before = chapters.images_path(*little, "bns")
-    monkeypatch.setattr(chapters, "code_hash", lambda module: f"{module}, changed")
+    monkeypatch.setattr(chapters, "module_hash", lambda module: f"{module}, changed")
     assert chapters.images_path(*little, "bns") != before
 
 

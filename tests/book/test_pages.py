@@ -8,7 +8,7 @@ import sys
 
 import pytest
 from bs4 import BeautifulSoup
-from conftest import RECORDED, leave_record, write_chapter
+from conftest import RECORDED, leave_record, leave_speed, speed_record, write_chapter
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -31,7 +31,8 @@ pytestmark = pytest.mark.usefixtures("places")
 CONF = f"""
 import sys
 sys.path.insert(0, {str(files.ROOT / "book" / "_ext")!r})
-extensions = ["myst_nb", "sphinx_design", "sphinx.ext.mathjax", "claims"]
+extensions = ["myst_nb", "sphinx_design", "claims", "mathematics"]
+html_math_renderer = "katex"
 myst_enable_extensions = ["dollarmath", "colon_fence", "linkify", "substitution", "tasklist", "attrs_inline"]
 nb_execution_mode = "off"
 root_doc = "index"
@@ -74,6 +75,7 @@ def hostile(places, register):
     for seed in range(3):
         metrics = {"parts": {NASTY: 1 + seed / 10, "a|b": -1 - seed / 10}, "gain": 1 + seed / 10, "error": 1e-12}
         leave_record(metrics, seed=seed, command=f"datafree run x -p 'a=`b` | c' --seed {seed}")
+    leave_speed(speed_record(NASTY))
     leave_record({"gain": 1.0}, profile="smoke")
     leave_record({"gain": 2.0}, profile="paper")
     leave_record({"parts": {NASTY: 1.2, "a|b": -1.2}, "gain": 1.15, "error": 1e-12}, fresh=True, seed=1)
@@ -100,11 +102,12 @@ def site(hostile):
         ("code", "moment_mse(1)"),
     )
     pages.write_pages(source, hostile / "notebooks")
+    pages.write_equations(source / "equations.md", hostile / "notebooks")
     (source / "notebooks").mkdir()
     shutil.copy(hostile / "notebooks" / f"{RECORDED}.ipynb", source / f"{RECORDED}.ipynb")
     (source / "notebooks" / "below.md").write_text("# Below\n\n:::{claim} kw-c13\n:::\n")
     (source / "conf.py").write_text(CONF)
-    names = ["ledger", "on_your_machine", "equations", "paper_scale", "runtimes", RECORDED, "notebooks/below"]
+    names = ["ledger", "on_your_machine", "equations", "paper_scale", "runtimes", "bench", RECORDED, "notebooks/below"]
     (source / "index.md").write_text("# Book\n\n```{toctree}\n" + "\n".join(names) + "\n```\n")
     done = _render(source, hostile / "html")
     assert done.returncode == 0, done.stderr
@@ -136,6 +139,10 @@ def test_pages_build_without_a_warning_and_their_links_resolve(site):
     assert f'href="{RECORDED}.html#kw-moments"' in equations
     runtimes = (site / "runtimes.html").read_text()
     assert runtimes.count("<tr") == 1 + 5 and "345" in runtimes and "smoke" in runtimes and "threads 2" in runtimes
+
+    speed = read(site / "bench.html")
+    assert speed.img["alt"].startswith("step over batch") and (site / speed.img["src"]).is_file()
+    assert "__z__" in speed.get_text() and not speed.select("td b")
 
     machine = read(site / "on_your_machine.html").get_text()
     assert f"{RECORDED}, seed 1" in machine and "gain: 1.1 -> 1.15" in machine
@@ -273,7 +280,10 @@ def test_every_expression_of_a_template_that_holds_free_text_is_escaped():
                 r"\b(statement|where|note|reason|remark|commit|what|function|tests|words|line|why|unit|kind|effect_text)\b",
                 expression,
             )
-            assert not free or re.search(r"\| *(text|code)\b|map\(\"code\"\)", expression), (path.name, expression)
+            assert not free or re.search(r"\| *(text|code|html|prose)\b|map\(\"code\"\)", expression), (
+                path.name,
+                expression,
+            )
 
 
 @pytest.mark.parametrize("text, said", [("a", "`a`"), ("a`b", "`` a`b ``"), ("``", "``` `` ```")])

@@ -9,7 +9,6 @@ import pytest
 from bs4 import BeautifulSoup
 
 from datafree import files
-from datafree.book import build
 from datafree.evidence import ledger
 
 HTML = files.BUILD / "html"
@@ -164,40 +163,3 @@ def test_the_ledgers_page_has_a_row_and_a_panel_for_each_claim(pages):
     soup = pages[HTML / "ledger.html"]
     assert [row.td.get_text() for row in soup.select("table.ledger-table tbody tr")] == known
     assert [name for name in known if not soup.find(id=f"ledger-{name}")] == []
-
-
-def code(source, *tags):
-    return {"cell_type": "code", "metadata": {"tags": list(tags)}, "source": source}
-
-
-def test_tidy_drops_what_papermill_adds_and_nothing_else():
-    kept = code("x = 0") | {"metadata": {"tags": [], "papermill": {"duration": 1}}}
-    book = build.tidy(
-        {
-            "metadata": {"papermill": {"input_path": "/x"}, "kernelspec": {}},
-            "cells": [kept, code("x = 1", "injected-parameters")],
-        }
-    )
-    assert book["metadata"] == {"kernelspec": {}}
-    assert [(c["source"], c["metadata"]) for c in book["cells"]] == [("x = 0", {"tags": []})]
-
-
-@pytest.mark.parametrize(
-    ("cell", "words"),
-    [
-        (code("seed = 0", "parameters"), "Change me"),
-        (code('import torch\n\nchapter = chapters.begin("x", globals())'), "Set-up"),
-        (code("chapter.finish()"), "End"),
-        (code('chapter.metric("a", {\n    "b": 1,\n})\nchapter.metric("c", 2)'), "Kept"),
-    ],
-)
-def test_bookkeeping_is_folded(cell, words):
-    folded = build.collapsed(cell)["metadata"]
-    assert "hide-input" in folded["tags"] and words in folded["mystnb"]["code_prompt_show"]
-
-
-@pytest.mark.parametrize(
-    "cell", [code('x = f()\nchapter.metric("x", x)'), code("y = 1"), code("y = 1") | {"cell_type": "markdown"}]
-)
-def test_what_is_shown_stays_open(cell):
-    assert build.collapsed(cell) == cell

@@ -176,8 +176,8 @@ def test_profiles_validate_and_ask_for_folders_only():
     config = parameters.resolve("06_lw_quantization", "imagenet", {"root": "r", "imagenet": "folder:x"})
     assert (config.model, config.second, config.samples, config.grid) == ("mobilenet_v2", "resnet18", 2000, 100)
     config = parameters.resolve("06_lw_quantization", "reduced")
-    assert (config.data, config.imagenet) == ("cifar10", "imagenet-samples")
-    assert config.lite_images == 1000 and config.test_images == 10_000
+    assert (config.data, config.second_data, config.third_data) == ("cifar10", "cifar100", "imagenet-val")
+    assert config.imagenet == "imagenet-val" and config.round_steps == config.training_steps == 1000
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from conftest import SmallNet, network_named, with_statistics
 from torch import nn
 
 from datafree.core import batchnorm, folding
-from datafree.core.hooks import output_hooks
+from datafree.core.hooks import feature_hooks, output_hooks
 from datafree.networks.blocks import BasicBlock, Normalize
 from datafree.networks.weights import state_hash
 
@@ -114,6 +114,18 @@ def test_a_folded_teacher_gives_the_same_and_is_put_back():
 
 def test_what_is_watched_is_left_alone():
     net = residual()
+    assert [fold.conv for fold in folding.plan(net, ["1", "5.conv2"]).folds] == [
+        net[4].conv1,
+        net[4].conv2,
+        net[5].conv1,
+    ]
+    x = torch.rand(2, 3, 16, 16)
+    with feature_hooks(net, ["1", "4"]) as seen, torch.no_grad():
+        net(x)
+        before = list(seen)
+        with folding.folded(net, ["1"]):
+            net(x)
+    torch.testing.assert_close(seen, before, rtol=1e-4, atol=1e-5)
     with output_hooks(net, ["1", "4.bn1", "4.relu2"], lambda *_: None):
         plan = folding.plan(net)
     assert net[1] not in [fold.conv for fold in plan.folds] and net[4].bn1 not in [fold.norm for fold in plan.folds]

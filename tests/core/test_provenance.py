@@ -3,8 +3,7 @@
 import json
 import subprocess
 
-from datafree.core import provenance as provenance_module
-from datafree.core.provenance import code_hash, git_state, import_closure, provenance
+from datafree.core.provenance import git_state, provenance
 
 
 def git(folder, *arguments):
@@ -41,32 +40,3 @@ def test_the_machine_has_no_name():
     text = json.dumps(provenance())
     assert platform.node() not in text or len(platform.node()) < 3
     assert f'"{getpass.getuser()}"' not in text
-
-
-def test_the_closure_follows_imports_through_other_modules():
-    found = import_closure("datafree.papers.knowledge_within.synthesis")
-    assert {"datafree.core.batchnorm", "datafree.data.images", "datafree.errors"} <= set(found)
-    assert not any(name.startswith(("datafree.book", "datafree.papers.udfc", "torch")) for name in found)
-    assert all(path.is_file() for path in found.values())
-    assert set(import_closure("datafree.data.corruptions")) == {
-        "datafree.data.corruptions", "datafree.data.images", "datafree.errors", "datafree.torchvision_shim"
-    }  # fmt: skip
-
-
-def test_the_hash_changes_with_the_code_it_runs_and_no_other(tmp_path, monkeypatch):
-    library = tmp_path / "datafree"
-    (library / "core").mkdir(parents=True)
-    for name, text in {
-        "a": "from .core import b\n",
-        "core/b": "def f():\n    from ..c import x\n",
-        "c": "x = 1\n",
-        "d": "",
-    }.items():
-        (library / f"{name}.py").write_text(text)
-    monkeypatch.setattr(provenance_module, "LIBRARY", library)
-    before = code_hash("datafree.a")
-    assert list(import_closure("datafree.a")) == ["datafree.a", "datafree.c", "datafree.core.b"]
-    (library / "d.py").write_text("y = 2\n")
-    assert code_hash("datafree.a") == before
-    (library / "c.py").write_text("x = 2\n")
-    assert code_hash("datafree.a") != before

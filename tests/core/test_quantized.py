@@ -328,3 +328,38 @@ def test_a_copy_of_a_prepared_network_learns_on_its_own():
     assert layers(other)[0].high > layers(student)[0].high
     student(images())
     torch.testing.assert_close(layers(student)[0].high, network()[0](images()).max())
+
+
+class TestSums:
+    """Additions whose results are rounded."""
+
+    def student(self, **options):
+        return quantized.prepare(load_network("resnet20"), 4, 4, sums=True, **options)
+
+    def test_names_stay_and_each_sum_gets_a_range(self):
+        net, student = load_network("resnet20"), self.student()
+        sums = [m for m in student.modules() if isinstance(m, quantized.QuantizedSum)]
+        assert len(sums) == len(trace(net).sums()) == 9
+        assert {n for n, _ in quantized.quantized_layers(student)} == {layer.name for layer in trace(net).layers}
+        quantized.calibrate(student, [torch.rand(8, 3, 32, 32, generator=seeded())])
+        assert all(0 <= one.low < one.high for one in sums), "behind a ReLU nothing is negative"
+        quantized.set_bits(student, 4, 7)
+        assert {one.act_bits for one in sums} == {7}
+
+    def test_a_range_behind_the_sum_makes_rounding_its_input_again_change_nothing(self):
+        """The layer behind an addition has the same range, so that only the skip path sees a difference."""
+        student = quantized.calibrate(self.student(), [torch.rand(8, 3, 32, 32, generator=seeded())])
+        one, layer = student.get_submodule("sums.0"), student.get_submodule("layer1.1.conv1")
+        torch.testing.assert_close(one.low, layer.low)
+        torch.testing.assert_close(one.high, layer.high)
+
+    def test_gradients_pass_and_observers_follow(self):
+        student = self.student(observer=observers.MovingAverageMinMaxObserver)
+        student(torch.rand(4, 3, 32, 32, generator=seeded())).square().mean().backward()
+        weight = student.get_submodule("layer1.0.conv1").core.weight
+        assert weight.grad.abs().sum() > 0 and not student.get_submodule("sums.3").low.isnan()
+        done = quantized.convert(student)
+        assert all(one.observer is None for one in quantized.rounders(done))
+
+    def test_networks_without_additions_stay_what_they_are(self):
+        assert type(quantized.prepare(load_network("slim_vgg"), 4, 4, sums=True)).__name__ == "SlimVGG"

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datafree.data.images import generated, joined, random_crop_and_mirror
+from datafree.data.images import ImageSet, generated, joined, random_crop_and_mirror
 from datafree.data.sources import load_images
 from datafree.errors import DataFreeError
 
@@ -83,3 +83,9 @@ def test_sets_of_different_kinds_are_not_joined():
     made = generated(torch.rand(2, 3, 32, 32), "made")
     with pytest.raises(DataFreeError, match="different shape or kind"):
         joined([load_images("cifar10-stub", "test")[:2], made], "both")
+
+
+def test_classes_without_an_image_are_left_out_of_an_even_draw():
+    pool = ImageSet(torch.zeros(6, 3, 2, 2), torch.tensor([7, 7, 7, 2, 2, 2]), tuple("abcdefgh"), "mine")
+    assert pool.present == [2, 7]
+    assert pool.per_class(2).labels.tolist() == [7, 7, 2, 2]

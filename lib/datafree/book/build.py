@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -17,64 +18,57 @@ from pathlib import Path
 
 from .. import files
 from ..errors import DataFreeError
-from . import locks, run
+from ..evidence.record import read, read_all
+from . import chapter_page, dreams, locks, plan, progress, run
 
 SOURCE = files.BUILD / "src"
 HTML = files.BUILD / "html"
 PAGES = files.BUILD / "pages"
+EQUATIONS = files.BUILD / "equations.md"
 LOGS = files.BUILD / "logs"
-MARKER = ".profile"
-"""A file in _build/html that says which profile the rendered book shows."""
 
 
 def stage(profile: str, notebooks: list[str]) -> Path:
     """Make _build/src: the prose, the generated pages with what they link to, the executed notebooks (seed 0)."""
     fresh = files.BUILD / ".src-new"
     shutil.rmtree(fresh, ignore_errors=True)
-    shutil.copytree(files.ROOT / "book", fresh, ignore=shutil.ignore_patterns("records", "papers", "_toc.yml", ".*"))
+    shutil.copytree(
+        files.ROOT / "book",
+        fresh,
+        ignore=shutil.ignore_patterns(
+            "records", "papers", "_toc.yml", "chapters.yaml", "front.yaml", "explore.yaml", ".*"
+        ),
+    )
     os.rename(fresh / "_static", fresh / "static")  # under its own name Jupyter Book would load every script in it
     shutil.copytree(PAGES, fresh, dirs_exist_ok=True)
+    shutil.copy(EQUATIONS, fresh)
     (fresh / "notebooks").mkdir()
+    dreams.draw(profile, fresh / "static" / "figures")
+    found = read_all()
+    ledger = json.loads((fresh / "ledger.json").read_text(encoding="utf-8"))
     for name in notebooks:
-        executed, _ = run.places(name, profile, 0)
-        (fresh / "notebooks" / f"{name}.ipynb").write_text(json.dumps(tidy(json.loads(executed.read_text())), indent=1))
+        executed, record = run.places(name, profile, 0)
+        whole = merged(json.loads(run.find(name).read_text()), json.loads(executed.read_text()), name)
+        page = chapter_page.page(whole, read(record), found, ledger["claims"] + ledger["ours"], fresh / "static")
+        (fresh / "notebooks" / f"{name}.ipynb").write_text(json.dumps(page, indent=1))
     swap(fresh, SOURCE)
     return SOURCE
 
 
-def tidy(notebook: dict) -> dict:
-    """Drop what papermill adds: its metadata (paths, times) and the cell of injected parameters."""
-    notebook["metadata"].pop("papermill", None)
-    cells = []
-    for cell in notebook["cells"]:
-        for key in ("papermill", "execution"):
-            cell["metadata"].pop(key, None)
-        if "injected-parameters" not in cell["metadata"].get("tags", []):
-            cells.append(collapsed(cell))
-    return notebook | {"cells": cells}
+def merged(notebook: dict, executed: dict, name: str) -> dict:
+    """The notebook as it is now, with the outputs of its run: a changed text needs no other run."""
+    ran = [c for c in executed["cells"] if c["cell_type"] == "code" and "injected-parameters" not in _tags(c)]
+    code = [c for c in notebook["cells"] if c["cell_type"] == "code"]
+    if len(ran) != len(code):
+        raise DataFreeError(f"the run of '{name}' has other cells than the notebook; run 'datafree build' again.")
+    for cell, run_cell in zip(code, ran):
+        cell["outputs"] = run_cell["outputs"]
+        cell["execution_count"] = run_cell["execution_count"]
+    return notebook
 
 
-FOLDED = {
-    "chapters.begin(": "Set-up: imports, network, images",
-    "chapter.finish(": "End of the run",
-}
-"""What a cell of bookkeeping holds -> the words on its fold."""
-
-
-def collapsed(cell: dict) -> dict:
-    """The same cell, folded where it is no part of the story: parameters, set-up, the end, and lines that only keep metrics."""
-    source = "".join(cell["source"])
-    tags = cell["metadata"].get("tags", [])
-    lines = [line for line in source.splitlines() if line.strip() and not line.startswith((" ", "}", ")"))]
-    words = next((text for sign, text in FOLDED.items() if sign in source), None)
-    if "parameters" in tags:
-        words = "Change me: parameters"
-    elif lines and all(line.startswith("chapter.metric(") for line in lines):
-        words = "Kept in the record"
-    if cell["cell_type"] != "code" or words is None:
-        return cell
-    folds = {"tags": [*tags, "hide-input"], "mystnb": {"code_prompt_show": words, "code_prompt_hide": words}}
-    return cell | {"metadata": cell["metadata"] | folds}
+def _tags(cell: dict) -> list[str]:
+    return cell["metadata"].get("tags", [])
 
 
 def swap(fresh: Path, place: Path) -> None:
@@ -111,20 +105,20 @@ def render(profile: str) -> Path:
             "\n  ".join([f"the book was not rendered; Jupyter Book says (all of it in '{log}'):", *wrong[:20]])
         )
     pages = fresh / "_build" / "html"
-    (pages / MARKER).write_text(profile)
+    (pages / f".{profile}").touch()  # says what the book shows; Snakemake looks for it
     swap(pages, HTML)
     shutil.rmtree(fresh)
     return HTML / "index.html"
 
 
-def publish_records(profile: str, notebooks: list[str], seeds: list[int]) -> int:
-    """Copy fresh records to book/records, where they are committed; return how many there were."""
-    for name in notebooks:
-        for seed in seeds:
-            _, fresh = run.places(name, profile, seed)
-            target = files.RECORDS / fresh.relative_to(files.BUILD / "records")
-            files.write_atomically(target, lambda temporary, fresh=fresh: shutil.copyfile(fresh, temporary))
-    return len(notebooks) * len(seeds)
+def publish_records(profile: str, runs: list[str]) -> int:
+    """Copy the fresh records of runs named NOTEBOOK-seedK to book/records, where they are committed; return their number."""
+    for name in runs:
+        notebook, _, seed = name.rpartition("-seed")
+        _, fresh = run.places(notebook, profile, int(seed))
+        target = files.RECORDS / fresh.relative_to(files.BUILD / "records")
+        files.write_atomically(target, lambda temporary, fresh=fresh: shutil.copyfile(fresh, temporary))
+    return len(runs)
 
 
 def orphans() -> list[str]:
@@ -146,27 +140,62 @@ def _busy(_, process: str | None) -> str:
     return f"another build is running (process {process}); wait for it, or end it with 'kill {process}'."
 
 
-def build(goal: str = "book", profile: str = "book", cores: int | None = None) -> None:
+def build(
+    goal: str = "book", profile: str = "book", cores: int | None = None, seeds: int = plan.AUDITED, dry: bool = False
+) -> None:
     """Bring `goal` up to date with Snakemake; one build at a time, left-over locks are removed.
 
+    Args:
+        cores: default: `plan.usual_cores`.
+        seeds: of an audit, how many.
+        dry: only print which steps there are to do.
     Raises:
         DataFreeError: another build or a left-over process is at work, or a step failed.
     """
+    cores = cores or plan.usual_cores()
     with locks.sole_writer(files.BUILD / "build", _busy) as lock:
         left_over = orphans()
         if left_over:
             raise DataFreeError(left_over[0])
-        snakemake = [sys.executable, "-m", "snakemake", "--cores", str(cores or min(2, os.cpu_count() or 1))]
-        snakemake += ["--rerun-triggers", "mtime", "--rerun-incomplete", "--quiet", "all"]
-        snakemake += ["--config", f"profile={profile}"]
+        due = plan.due(goal, profile, seeds)
+        command = _snakemake(goal, profile, cores, due)
+        if dry:
+            _tell_plan(due, command)
+            return
         if stale_locks():
             print("an earlier build was interrupted; going on from what it finished", flush=True)
-            subprocess.run([*snakemake, "--unlock"], cwd=files.ROOT, capture_output=True)
-        failed = _supervise([*snakemake, "--", goal], lock)
+            subprocess.run([*command, "--unlock"], cwd=files.ROOT, capture_output=True)
+        with progress.shown(due, profile, cores):
+            failed = _supervise([*command, "--quiet", "all"], lock)
     if failed:
         raise DataFreeError(
             "the build stopped at the step named above; what was finished is kept, and the same command goes on from there."
         )
+
+
+def _tell_plan(due: list[plan.Due], command: list[str]) -> None:
+    """Print the runs and the steps that there are to do."""
+    print(f"runs: {' '.join(map(str, due)) or 'none'}", flush=True)
+    done = subprocess.run([*command, "--dry-run"], cwd=files.ROOT, capture_output=True, text=True)
+    if done.returncode:
+        raise DataFreeError(f"the steps cannot be planned: {(done.stdout + done.stderr).strip().splitlines()[-1]}")
+    steps = re.findall(r"^rule (\w+):", done.stdout, re.M)
+    for step in dict.fromkeys(steps):
+        print(f"{step}: {steps.count(step)}")
+
+
+def _snakemake(goal: str, profile: str, cores: int, due: list[plan.Due]) -> list[str]:
+    """The command that makes the runs that are due, and what is missing or older than what it is made from."""
+    command = [sys.executable, "-m", "snakemake", goal, "--cores", str(cores), "--scheduler", "greedy"]
+    command += ["--rerun-triggers", "mtime", "--rerun-incomplete"]
+    command += [
+        "--config",
+        f"profile={profile}",
+        f"images={plan.images_key(profile)}",
+        f"due={' '.join(map(str, due))}",
+    ]
+    forced = plan.forced(due, profile)
+    return [*command, *(["--forcerun", *map(str, forced)] if forced else [])]
 
 
 def _supervise(command: list[str], lock: int) -> int:

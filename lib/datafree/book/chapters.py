@@ -18,15 +18,18 @@ from torch import nn
 from .. import files
 from ..config import Strict, triple, validate
 from ..core.metrics import agreeing, count_classes, hits
-from ..core.provenance import code_hash, peak_memory_mb, provenance
+from ..core.provenance import peak_memory_mb, provenance
 from ..data.images import ImageSet, pixels_hash
 from ..data.sources import load_images
 from ..errors import DataFreeError
-from ..evidence.fingerprint import fingerprint
+from ..evidence import claims
+from ..evidence.fingerprint import fingerprint_of, module_hash
 from ..evidence.measured import pack
 from ..evidence.record import Record, digest, plain, portable
+from ..networks.classifiers import TORCHVISION_MODELS
 from ..networks.weights import load_network, state_hash
 from ..networks.zoo import image_size
+from ..papers.frandi.factorization import Factorizer
 from ..papers.knowledge_within import synthesis
 from . import parameters
 
@@ -145,15 +148,11 @@ class Chapter:
             "cpu_seconds": round(time.process_time() - self._cpu, 2),
             "peak_memory_mb": peak_memory_mb(),
             "inputs": dict(sorted((files.READ | self._inputs).items())),
-            "fingerprint": fingerprint(self.notebook, self._counted()),
+            "fingerprint": fingerprint_of(self.notebook, self.config),
             "metrics": self._metrics,
             "hits": self._hits,
         }
         return content | {"digest": digest(content)}
-
-    def _counted(self) -> dict[str, Any]:
-        """The parameters that a run depends on, without the folders of one machine."""
-        return {name: portable(value) for name, value in self.config.model_dump().items()}
 
     def finish(self) -> None:
         """Write the record, whole or not at all: the last cell of a notebook."""
@@ -195,15 +194,33 @@ def network(config: Strict) -> nn.Module:
     return load_network(config.model, config.weights or None, device=config.device, **settings)
 
 
+def also(config: Strict, model: str, weights: str = "", data: str = "") -> Strict:
+    """The same parameters with another network in the first place.
+
+    Args:
+        weights: empty: those that are embedded, or torchvision's own. data: empty: as for the first network.
+    """
+    weights = weights or ("torchvision" if model in TORCHVISION_MODELS else "")
+    changes = {"model": model, "weights": weights, "data": data or config.data, "mean": "", "std": ""}
+    return config.model_copy(update=changes)
+
+
 def images(config: Strict, split: str, count: int | None = None) -> ImageSet:
     """The data set of `config`; with `count`, an evenly spread part that keeps the classes' shares."""
     side = image_size(config.model)
     whole = load_images(config.data, split, root=config.root or None, size=side, limit=count, device=config.device)
     if count is None or count >= len(whole):
         return whole
-    if count < len(whole.classes):
-        raise DataFreeError(f"{count} images were asked for, fewer than the {len(whole.classes)} classes.")
-    return whole.per_class(count // len(whole.classes))
+    if count < len(whole.present):
+        raise DataFreeError(f"{count} images were asked for, fewer than the {len(whole.present)} classes.")
+    return whole.per_class(count // len(whole.present))
+
+
+def ablation_ranks(model: str, factors: Factorizer, reduction: float) -> dict[str, int]:
+    """Ranks of FRanDI's ablations: those of table 8 for its own network, else one share for all layers."""
+    if model == "resnet18_cifar":
+        return {row["layer"]: row["rank"] for row in claims.table("frandi", "T8")["rows"]}
+    return factors.uniform(reduction)
 
 
 def part(whole: ImageSet, count: int) -> ImageSet:
@@ -211,7 +228,7 @@ def part(whole: ImageSet, count: int) -> ImageSet:
     if count >= len(whole):
         return whole
     if whole.pixels.dtype == torch.uint8:
-        return whole.per_class(max(1, count // len(whole.classes)))
+        return whole.per_class(max(1, count // len(whole.present)))
     return whole[torch.linspace(0, len(whole) - 1, count, device=whole.pixels.device).long()]
 
 
@@ -230,7 +247,7 @@ def images_path(model: nn.Module, config: parameters.KWImages, scheme: str, sigm
     made otherwise has another name, and nothing is overwritten. Their number is no part of it: a short set is completed.
     """
     made_of = [state_hash(model), image_size(config.model), synthesis_config(config, scheme, sigma).model_dump()]
-    text = json.dumps([*made_of, code_hash(synthesis.__name__)], sort_keys=True)
+    text = json.dumps([*made_of, module_hash(synthesis.__name__)], sort_keys=True)
     return files.BUILD / "images" / f"{scheme}-{hashlib.sha256(text.encode()).hexdigest()[:12]}.safetensors"
 
 

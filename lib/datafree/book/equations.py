@@ -12,7 +12,7 @@ from pathlib import Path
 from .. import files
 from ..errors import DataFreeError
 from ..evidence import claims
-from ..evidence.notebook_text import notebook_cells, notebooks, targets, targets_in
+from ..evidence.notebook_text import notebooks, read_cells, targets, targets_in
 
 
 @functools.cache
@@ -167,15 +167,15 @@ def _parsed(source: str) -> ast.Module:
 
 def code_cells(path: Path) -> list[tuple[Cell, Code]]:
     """The code of a notebook's cells, each with the nearest target before it."""
-    cells, found, near = notebook_cells(path), [], Cell(path.stem)
+    cells, found, near = read_cells(path), [], Cell(path.stem)
     known: dict[str, str] = {}
-    for cell_type, source in cells:
-        known |= _imports(_parsed(source)) if cell_type == "code" else {}
-    for cell_type, source in cells:
-        if cell_type == "markdown":
-            near = next((Cell(path.stem, *target) for target in reversed(targets_in(source))), near)
+    for cell in cells:
+        known |= _imports(_parsed(cell.source)) if cell.kind == "code" else {}
+    for cell in cells:
+        if cell.kind == "markdown":
+            near = next((Cell(path.stem, *target) for target in reversed(targets_in(cell.source))), near)
         else:
-            found.append((near, _code(_parsed(source), known)))
+            found.append((near, _code(_parsed(cell.source), known)))
     return found
 
 

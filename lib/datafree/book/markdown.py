@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,12 @@ _MARKUP = re.compile(r"[\\`*_{}\[\]<>$|#~&@%^]|\.(?=\w)|:(?=/)")
 def escaped(text: Any) -> str:
     """`text` on one line, to be shown as it is: the filter `text` of the templates."""
     return _MARKUP.sub(lambda match: "\\" + match[0], " ".join(str(text).split()))
+
+
+def prose(text: Any) -> str:
+    """Text of a docstring: what stands in backticks is code, all else is shown as it is. The filter `prose`."""
+    parts = re.split(r"(`+[^`]+`+)", " ".join(str(text).split()))
+    return "".join(part if part.startswith("`") else escaped(part) for part in parts)
 
 
 def code(text: str) -> str:
@@ -32,7 +39,7 @@ def _templates() -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"text": escaped, "code": code}
+    environment.filters |= {"text": escaped, "prose": prose, "code": code, "html": html.escape}
     return environment
 
 

@@ -1,4 +1,4 @@
-"""What stands in the generated pages: ledger, comparison with this machine's runs, equations, run times, papers' scale."""
+"""What stands in the generated pages: ledger, comparison with this machine's runs, equations, run times, speed, papers' scale."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .. import files
 from ..evidence import claims, compare, ledger
 from ..evidence.record import read, read_all
 from ..evidence.verdict import SCALES
-from . import effects, equations, paper_scale
+from . import bench, effects, equations, front, paper_scale
 from .equations import Cell, Equation
 from .markdown import page
 
@@ -163,7 +163,7 @@ def runtimes_page(found: list[dict[str, Any]]) -> str:
 
 
 def write_pages(folder: Path, notebook_folder: Path | None = None) -> list[Path]:
-    """Write the generated pages to `folder`, with the files they link to beside them.
+    """Write the pages drawn from records to `folder`, with the files they link to beside them.
 
     Args:
         folder: the sources of the book; gets ledger.csv, ledger.json, its schema and records/ as well.
@@ -175,13 +175,19 @@ def write_pages(folder: Path, notebook_folder: Path | None = None) -> list[Path]
         text = record["path"].read_text(encoding="utf-8")
         ledger.write_text(folder / ledger.place(record), text)
     pages = {
+        "index.md": front.page(rows, found, LABELS),
         "ledger.md": ledger_page(rows, ours),
         "on_your_machine.md": machine_page(),
-        "equations.md": equations_page(equations.equations(notebook_folder)),
         "paper_scale.md": paper_scale.page(found),
         "runtimes.md": runtimes_page(found),
+        "bench.md": bench.write_page(folder),
     }
     return [
         *ledger.write(rows, ours, folder),
         *(ledger.write_text(folder / name, text) for name, text in pages.items()),
     ]
+
+
+def write_equations(path: Path, notebook_folder: Path | None = None) -> Path:
+    """Write the index of equations, apart from the other pages: only it depends on the tests."""
+    return ledger.write_text(path, equations_page(equations.equations(notebook_folder)))

@@ -9,8 +9,8 @@ from pydantic import Field
 
 from .. import files
 from ..config import Device as DeviceName
+from ..config import Precision as PassPrecision
 from ..config import Strict, from_text, suggestion, validate
-from ..core.precision import Precision as PassPrecision
 from ..errors import DataFreeError
 
 Seed = Annotated[int, Field(ge=0, lt=2**31, description="seeds Python, NumPy and torch")]
@@ -47,6 +47,11 @@ NUMBERS = r"^\d+(\.\d+)?( \d+(\.\d+)?)*$"
 TestImages = Annotated[int, Field(ge=10, le=1_000_000, description="test images to evaluate on, at most")]
 
 
+def _some_of(names: str) -> dict[str, str]:
+    """Pattern and description of a text that holds some of these names."""
+    return {"pattern": rf"^({names.replace(' ', '|')}| )*$", "description": f"what else is compared, of: {names}"}
+
+
 class NotebookParameters(Strict):
     """What every chapter is asked: the run, the network and the images."""
 
@@ -70,18 +75,20 @@ class Start(NotebookParameters):
 class KWSynthesis(NotebookParameters):
     """Parameters of 01_kw_synthesis."""
 
-    batch: Batch = 128
-    steps: int = Field(60, ge=2, le=100_000, description="steps of each optimisation (section 4.3: 1000)")
+    batch: Batch = 64
+    steps: int = Field(50, ge=2, le=100_000, description="steps of each optimisation (section 4.3: 1000)")
     rate: Rate = 0.1
     copies: Copies = 1
     precision: Precision = "auto"
+    comparisons: str = Field("", **_some_of("losses scale"))
+    short_steps: int = Field(20, ge=2, le=100_000, description="steps of the runs that are compared there")
     test_images: TestImages = 1000
 
 
 class KWImages(NotebookParameters):
     """How the images are made that several chapters of *The Knowledge Within* share, and the chapter on UDFC."""
 
-    images: int = Field(500, ge=10, le=1_000_000, description="images of each source (section 4.2: 50 a class)")
+    images: int = Field(250, ge=10, le=1_000_000, description="images of each source (section 4.2: 50 a class)")
     synthesis_batch: Batch = 128
     synthesis_steps: int = Field(40, ge=1, le=100_000, description="steps of Algorithm 1 (not given)")
     rate: Rate = 0.1
@@ -92,38 +99,47 @@ class KWImages(NotebookParameters):
 class KWCalibration(KWImages):
     """Parameters of 02_kw_calibration."""
 
-    seeds: int = Field(5, ge=1, le=100, description="repetitions of each calibration")
-    steps: int = Field(15, ge=1, le=100_000, description="calibration batches (section 4.2: 200)")
+    seeds: int = Field(2, ge=1, le=100, description="repetitions of each calibration")
+    steps: int = Field(4, ge=1, le=100_000, description="calibration batches (section 4.2: 200)")
     batch: int = Field(128, ge=16, le=4096, description="images a calibration batch (section 4.2: 256)")
-    test_images: TestImages = 1000
+    comparisons: str = Field("calibrators", **_some_of("precision kernels calibrators rounded"))
+    test_images: TestImages = 400
 
 
 class KWDistillation(KWImages):
     """Parameters of 03_kw_distillation."""
 
-    steps: int = Field(120, ge=2, le=1_000_000, description="steps of the main runs (section 4.2: 16,000)")
-    short_steps: int = Field(25, ge=2, le=1_000_000, description="steps of the runs that compare recipes")
-    batch: Batch = 64
-    kd_rate: float = Field(3e-4, gt=0, le=10, description="peak learning rate of distillation (not given)")
-    optimizer: Literal["sgd", "adam"] = Field("adam", description="of distillation (section 4.2: sgd)")
+    bits: str = Field(
+        "2 4 4",
+        pattern=r"^([2-9]|1[0-6])( ([2-9]|1[0-6])){2}$",
+        description="of weights, of activations, and of both in the first and the last layer (table 1)",
+    )
+    steps: int = Field(25, ge=2, le=1_000_000, description="steps of the main runs (section 4.2: 16,000)")
+    comparisons: str = Field("noise", **_some_of("noise recipe sizes snapshots labels mixtures intervals readings"))
+    short_steps: int = Field(8, ge=2, le=1_000_000, description="steps of the runs that are compared there")
+    batch: Batch = 32
+    kd_rate: float = Field(0.002, gt=0, le=10, description="peak learning rate of distillation (not given)")
+    noise_rate: float = Field(1e-4, gt=0, le=10, description="the same on noise, with BatchNorm frozen (not given)")
+    optimizer: Literal["sgd", "adam"] = Field("sgd", description="of distillation (section 4.2: sgd)")
     calibration_steps: int = Field(5, ge=1, le=100_000, description="calibration batches of 128 before distilling")
     whole_images: int = Field(500, ge=10, le=1_000_000, description="real images that stand for all of them (table 6)")
-    test_images: TestImages = 1000
+    test_images: TestImages = 500
 
 
 class KWCorrespondence(KWImages):
     """Parameters of 04_kw_correspondence."""
 
     batch: int = Field(128, ge=2, le=4096, description="images a batch where J_KL is averaged over batches")
-    reference_images: int = Field(400, ge=10, le=1_000_000, description="training images, at most (table 4: all)")
-    test_images: TestImages = 1000
+    reference_images: int = Field(250, ge=10, le=1_000_000, description="training images, at most (table 4: all)")
+    test_images: TestImages = 500
     probe_images: int = Field(
-        500,
+        250,
         ge=10,
         le=1_000_000,
         description="images of each other set, at most; at most half of the test images are damaged",
     )
     natural: str = Field("", description="another set of natural images, named as `data` is; empty for none")
+    cifar100: str = Field("", description="a network of CIFAR-100, as `datafree inputs` names it; empty for none")
 
 
 class LWEqualization(NotebookParameters):
@@ -142,29 +158,46 @@ Widths = Annotated[
 ]
 
 
+Also = Annotated[str, Field(description="of another network, as `weights` and `data` are; empty: as for the first one")]
+NoWidths = Annotated[
+    str,
+    Field(pattern=r"^(([2-9]|1[0-6])( |$))*$", description="widths at which AKD and DI run on that network, if any"),
+]
+LiteSize = Annotated[
+    int, Field(ge=32, le=512, description="side of its images (224, at which it was trained, costs four times 112)")
+]
+
+
 class LWQuantization(NotebookParameters):
     """Parameters of 06_lw_quantization."""
 
     model: Model = "mobilenet_v2_small"
     second: Model = "resnet20"
+    second_weights: Also = ""
+    second_data: Also = ""
     third: Model = "slim_vgg"
-    bits: Widths = "8 7 6 5 4"
-    costly_bits: Widths = "6 4"
-    other_bits: Widths = "8 5 4"
+    third_weights: Also = ""
+    third_data: Also = ""
+    bits: Widths = "8 6 5 4"
+    costly_bits: Widths = "4"
+    other_bits: Widths = "8 4"
+    second_costly_bits: NoWidths = ""
+    third_costly_bits: NoWidths = ""
     samples: int = Field(2000, ge=10, le=1_000_000, description="imitated inputs of each layer (figure 4: 2000)")
     grid: int = Field(100, ge=2, le=1000, description="N of figure 4")
-    synthetic_images: int = Field(32, ge=2, le=100_000, description="images of ZeroQ and of Deep Inversion, each")
-    synthetic_steps: int = Field(20, ge=1, le=100_000, description="steps on them (ZeroQ: 500, Deep Inversion: 2000)")
-    round_steps: int = Field(30, ge=1, le=100_000, description="steps of AdaRound on each layer (10,000)")
-    training_steps: int = Field(5, ge=1, le=1_000_000, description="steps of the distilled students (not given)")
-    batch: Batch = 32
-    test_images: TestImages = 300
-    other_images: TestImages = 150
-    lite_bits: Widths = "8 7 6 5"
+    synthetic_images: int = Field(16, ge=2, le=100_000, description="images of ZeroQ and of Deep Inversion, each")
+    synthetic_steps: int = Field(15, ge=1, le=100_000, description="steps on them (ZeroQ: 500, Deep Inversion: 2000)")
+    round_steps: int = Field(15, ge=1, le=100_000, description="steps of AdaRound on each layer (10,000)")
+    training_steps: int = Field(4, ge=1, le=1_000_000, description="steps of the distilled students (not given)")
+    batch: Batch = 16
+    test_images: TestImages = 200
+    other_images: TestImages = 100
+    lite_bits: Widths = "8 7 6"
     lite_samples: int = Field(
         300, ge=10, le=1_000_000, description="imitated inputs of each layer of EfficientNet-Lite0"
     )
-    lite_images: int = Field(200, ge=2, le=1_000_000, description="images that EfficientNet-Lite0 is compared on")
+    lite_images: int = Field(40, ge=2, le=1_000_000, description="images that EfficientNet-Lite0 is compared on")
+    lite_size: LiteSize = 112
     imagenet: str = Field(
         "", description="images of ImageNet for EfficientNet-Lite0, named as `data` is; empty: enlarged ones of `data`"
     )
@@ -175,6 +208,8 @@ class LWPruning(NotebookParameters):
 
     model: Model = "mobilenet_v2_small"
     second: Model = "resnet20"
+    second_weights: Also = ""
+    second_data: Also = ""
     shares: Shares = "0.35 0.5 0.62"
     second_shares: Shares = "0.35 0.5"
     steps: int = Field(100, ge=1, le=1_000_000, description="steps of Adam on each layer (section IV: 100,000)")
@@ -184,38 +219,51 @@ class LWPruning(NotebookParameters):
         description="what layers learn on: imitated inputs, drawn anew each step (paper), or their mean (ours)",
     )
     drawn_steps: int = Field(
-        40, ge=1, le=1_000_000, description="steps of the runs that compare drawn inputs with their mean"
+        20, ge=1, le=1_000_000, description="steps of the runs that compare drawn inputs with their mean"
     )
     repeats: int = Field(3, ge=2, le=100, description="runs with drawn inputs, each with a seed of its own")
-    long_steps: int = Field(200, ge=1, le=1_000_000, description="longest training")
-    generative_steps: int = Field(8, ge=1, le=1_000_000, description="steps of AKD and of DI (not given)")
-    inversion_steps: int = Field(20, ge=1, le=100_000, description="steps on the images of DI (2000)")
+    long_steps: int = Field(400, ge=1, le=1_000_000, description="longest training")
+    decay_steps: int = Field(
+        1000, ge=1, le=1_000_000, description="steps in closed form that show what decay does (section IV: 100,000)"
+    )
+    costly_shares: Shares = "0.5"
+    generative_steps: int = Field(4, ge=1, le=1_000_000, description="steps of AKD and of DI (not given)")
+    generative_batch: int = Field(16, ge=2, le=10_000, description="images a step of AKD and of DI (not given)")
+    many_steps: int = Field(4, ge=1, le=1_000_000, description="steps of each of many runs; from 100 on they are made")
+    inversion_steps: int = Field(10, ge=1, le=100_000, description="steps on the images of DI (2000)")
     race: float = Field(
         2.0, ge=1, le=100, description="time that AKD and DI get to catch up, in units of the method's own (figure 3c)"
     )
     race_steps: int = Field(300, ge=1, le=1_000_000, description="steps of the method there (a few hundred suffice)")
-    batch: Batch = 32
-    test_images: TestImages = 500
+    batch: Batch = 16
+    test_images: TestImages = 300
     lite_shares: Shares = "0.15"
     lite_steps: int = Field(40, ge=1, le=1_000_000, description="steps of Adam on EfficientNet-Lite0")
-    lite_images: int = Field(50, ge=10, le=1_000_000, description="images that EfficientNet-Lite0 is compared on")
+    lite_images: int = Field(40, ge=10, le=1_000_000, description="images that EfficientNet-Lite0 is compared on")
+    lite_size: LiteSize = 112
+    imagenet: str = Field(
+        "", description="images of ImageNet for EfficientNet-Lite0, named as `data` is; empty: enlarged ones of `data`"
+    )
 
 
 class UDFCRepair(KWImages):
     """Parameters of 08_udfc."""
 
-    shares: Shares = "0.3 0.5 0.7"
-    bits: Widths = "4 3 2"
-    repair_images: int = Field(160, ge=2, le=100_000, description="images that pass through the network in a repair")
+    images: int = Field(64, ge=10, le=100_000, description="images of each source, which pass through the network")
+    synthesis_batch: Batch = 64
+    shares: Shares = "0.3 0.5"
+    bits: Widths = "4 3"
     sources: str = Field(
-        "bns bns_inception",
+        "bns",
         pattern=r"^bns( bns_inception)?$",
         description="schemes of the synthetic images: bns, and bns_inception or not",
     )
-    other_steps: int = Field(20, ge=1, le=100_000, description="steps of Algorithm 1 for the other networks")
-    other_images: Batch = 64
-    test_images: TestImages = 1000
-    side_images: int = Field(500, ge=10, le=1_000_000, description="test images of all but the main table, at most")
+    other_steps: int = Field(15, ge=1, le=100_000, description="steps on images for the other networks and for ranges")
+    other_images: Batch = Field(32, description="images made for each of these")
+    test_images: TestImages = 400
+    side_images: int = Field(150, ge=10, le=1_000_000, description="test images of all but the main table, at most")
+    vgg: Model = Field("slim_vgg", description="network for the introduction's VGG-16, of CIFAR-10")
+    vgg_weights: Weights = ""
 
 
 Reduction = Annotated[float, Field(gt=1, le=20, description="how many times fewer FLOPs")]
@@ -224,19 +272,23 @@ Reduction = Annotated[float, Field(gt=1, le=20, description="how many times fewe
 class FRanDIRecovery(NotebookParameters):
     """Parameters of 09_frandi_recovery."""
 
+    ranks: Literal["one share", "table 8"] = Field(
+        "one share", description="of the split layers: the same share of each, or those of table 8 for its ResNet-18"
+    )
     reduction: Reduction = 3.0
-    images: int = Field(64, ge=16, le=4096, description="synthetic images of the main run (section 4.1: 256)")
-    synthesis_steps: int = Field(60, ge=2, le=100_000, description="steps of Adam on them (section 4: 500)")
-    steps: int = Field(30, ge=2, le=100_000, description="steps of recovery (section 4.1: about 1000)")
-    rate: float = Field(0.01, gt=0, le=10, description="first rate of recovery (section 4: 1e-4)")
+    images: int = Field(48, ge=16, le=4096, description="synthetic images of the main run (section 4.1: 256)")
+    synthesis_steps: int = Field(40, ge=2, le=100_000, description="steps of Adam on them (section 4: 500)")
+    steps: int = Field(20, ge=2, le=100_000, description="steps of recovery (section 4.1: about 1000)")
+    rate: float = Field(0.003, gt=0, le=10, description="highest rate of recovery (section 4: 1e-4)")
+    warmup: float = Field(0.2, ge=0, lt=1, description="share of the steps of recovery with a rising rate (not given)")
     finetune_rate: float = Field(1e-3, gt=0, le=10, description="first rate of fine-tuning on real images (not given)")
-    batch: int = Field(32, ge=2, le=4096, description="images a step, where a set is larger (section 4.1: 256)")
-    small_images: int = Field(32, ge=4, le=4096, description="images of each set that recipes are compared on")
-    small_synthesis_steps: int = Field(16, ge=2, le=100_000, description="steps of Adam on those sets")
-    small_steps: int = Field(12, ge=2, le=100_000, description="steps of recovery in comparisons")
-    seeds: int = Field(2, ge=1, le=100, description="sets for each row of table 1 (5)")
-    points: int = Field(10, ge=2, le=1000, description="of each curve of figure 4, besides its start")
-    test_images: TestImages = 500
+    batch: int = Field(16, ge=2, le=4096, description="images of one set of figure 3; smaller and larger ones (256)")
+    small_images: int = Field(24, ge=4, le=4096, description="images of each set that recipes are compared on")
+    small_synthesis_steps: int = Field(12, ge=2, le=100_000, description="steps of Adam on those sets")
+    small_steps: int = Field(8, ge=2, le=100_000, description="steps of recovery in comparisons")
+    seeds: int = Field(1, ge=1, le=100, description="sets for each row of table 1 (5)")
+    points: int = Field(5, ge=2, le=1000, description="of each curve of figure 4, besides its start")
+    test_images: TestImages = 250
     precision: Precision = "auto"
 
 
@@ -244,42 +296,53 @@ class FRanDISelection(NotebookParameters):
     """Parameters of 10_frandi_selection."""
 
     second: Model = "slim_vgg"
-    reductions: str = Field("2 3 4", pattern=NUMBERS, description="times fewer FLOPs, several, of table 5")
-    images: int = Field(64, ge=4, le=4096, description="synthetic images of each network (section 5.1: 128 to 256)")
-    synthesis_steps: int = Field(90, ge=2, le=100_000, description="steps of Adam on them (section 4: 500)")
-    networks: int = Field(30, ge=4, le=10_000, description="random networks of figure 2 (50)")
+    reductions: str = Field("2 3", pattern=NUMBERS, description="times fewer FLOPs, several, of table 5")
+    images: int = Field(32, ge=4, le=4096, description="synthetic images of each network (section 5.1: 128 to 256)")
+    synthesis_steps: int = Field(60, ge=2, le=100_000, description="steps of Adam on them (section 4: 500)")
+    networks: int = Field(24, ge=4, le=10_000, description="random networks of figure 2 (50)")
     recovered_networks: int = Field(6, ge=2, le=10_000, description="how many of them are recovered too (not given)")
     recovered_batch: int = Field(16, ge=2, le=4096, description="images a step in these recoveries (section 5.1: all)")
     plot_reduction: Reduction = 3.0
-    candidates: int = Field(60, ge=4, le=100_000, description="sets of ranks of each search (section 5.1: 500)")
+    candidates: int = Field(40, ge=4, le=100_000, description="sets of ranks of each search (section 5.1: 500)")
     branches: int = Field(4, ge=0, le=1000, description="distinct first ranks of a search; 0: all independent")
-    steps: int = Field(20, ge=1, le=100_000, description="steps of recovery (section 5.1: 500)")
+    steps: int = Field(12, ge=1, le=100_000, description="steps of recovery (section 5.1: 500)")
     rate: float = Field(0.01, gt=0, le=10, description="first rate of recovery (section 5.1: 1e-3)")
-    test_images: TestImages = 300
+    test_images: TestImages = 200
     precision: Precision = "auto"
 
 
 class FRanDIPruneQuantize(NotebookParameters):
     """Parameters of 11_frandi_prune_quantize."""
 
-    images: int = Field(64, ge=16, le=4096, description="synthetic images (section 4.1: 256)")
-    synthesis_steps: int = Field(60, ge=2, le=100_000, description="steps of Adam on them (section 4: 500)")
+    images: int = Field(32, ge=16, le=4096, description="synthetic images (section 4.1: 256)")
+    synthesis_steps: int = Field(50, ge=2, le=100_000, description="steps of Adam on them (section 4: 500)")
     kept: str = Field(
-        "0.8 0.5 0.3 0.2",
+        "0.5 0.2",
         pattern=r"^0?\.\d+( 0?\.\d+)*$",
         description="shares of the parameters that stay, between 0 and 1 (table 4: 0.5, 0.8)",
     )
-    candidates: int = Field(30, ge=4, le=100_000, description="sets of shares of each search (not given)")
+    candidates: int = Field(20, ge=4, le=100_000, description="sets of shares of each search (not given)")
     branches: int = Field(4, ge=0, le=1000, description="distinct first shares of a search; 0: all independent")
+    widths: str = Field(
+        "w3a3 w4a4",
+        pattern=r"^w[2-8]a[2-8]( w[2-8]a[2-8])*$",
+        description="bits of weights and of inputs, w4a4 among them (table 9: w3a3 w4a4 w4a8 w8a4)",
+    )
+    calibrate: bool = Field(
+        False, description="BatchNorm measured again on the images before recovery (section 4.2: yes)"
+    )
     steps: int = Field(12, ge=2, le=100_000, description="steps of Feature Regression (table 4: 400)")
     finetune_steps: int = Field(6, ge=1, le=100_000, description="steps of the shorter fine-tuning (table 4: 200)")
     rate: float = Field(0.01, gt=0, le=10, description="first rate of Feature Regression (not given)")
     quantize_rate: float = Field(0.003, gt=0, le=10, description="the same for rounded networks (not given)")
     finetune_rate: float = Field(1e-3, gt=0, le=10, description="first rate of fine-tuning (not given)")
-    batch: Batch = 32
+    batch: Batch = 16
+    rival_steps: int = Field(
+        0, ge=0, le=1_000_000, description="steps of GDFQ (its paper: 80,000) and ZAQ; 0: these two are left out"
+    )
     reduction: Reduction = 3.0
     percents: str = Field(
-        "2 10 50 100",
+        "2 20 100",
         pattern=r"^\d+(\.\d+)?( \d+(\.\d+)?)*$",
         description="shares of the training images, in percent (table 6: 1 to 100)",
     )
@@ -288,7 +351,7 @@ class FRanDIPruneQuantize(NotebookParameters):
     mixed_epochs: float = Field(1.0, gt=0, le=1000, description="and as many passes over it (not given)")
     mixed_rate: float = Field(3e-4, gt=0, le=10, description="first rate of it (not given)")
     train_images: int = Field(500, ge=10, le=1_000_000, description="real training images, at most (paper: all)")
-    test_images: TestImages = 500
+    test_images: TestImages = 250
     precision: Precision = "auto"
 
 
@@ -299,13 +362,13 @@ class FRanDISegmentation(NotebookParameters):
     data: Data = "scenes"
     reductions: str = Field("2.5 3", pattern=NUMBERS, description="times fewer FLOPs, rising (table 7)")
     images: int = Field(16, ge=2, le=4096, description="synthetic images (section 5.2: 16)")
-    other_images: str = Field("4 8 32", pattern=r"^\d+( \d+)*$", description="further sizes of the set of images")
-    synthesis_steps: int = Field(160, ge=2, le=100_000, description="steps of Adam on them (section 4: 500)")
-    candidates: int = Field(60, ge=4, le=100_000, description="sets of ranks of each search (section 5.1: 500)")
+    other_images: str = Field("4 32", pattern=r"^\d+( \d+)*$", description="further sizes of the set of images")
+    synthesis_steps: int = Field(100, ge=2, le=100_000, description="steps of Adam on them (section 4: 500)")
+    candidates: int = Field(24, ge=4, le=100_000, description="sets of ranks of each search (section 5.1: 500)")
     branches: int = Field(4, ge=0, le=1000, description="distinct first ranks of a search; 0: all independent")
-    steps: int = Field(60, ge=1, le=100_000, description="steps of recovery (not given; section 5.1: 500)")
+    steps: int = Field(24, ge=1, le=100_000, description="steps of recovery (not given; section 5.1: 500)")
     rate: float = Field(0.003, gt=0, le=10, description="first rate of recovery (not given)")
-    test_images: TestImages = 300
+    test_images: TestImages = 150
     precision: Precision = "auto"
 
 

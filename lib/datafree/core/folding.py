@@ -8,7 +8,7 @@ Nothing in the model changes; its outputs are equal within rounding.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ from torch import nn
 
 from ..errors import DataFreeError
 from .batchnorm import Fold, affine, folded_conv, patched
-from .graph import Graph, trace
+from .graph import trace
 from .hooks import frozen
 
 
@@ -28,18 +28,18 @@ class Plan(NamedTuple):
     after_sums: list[nn.ReLU]
 
 
-def plan(model: nn.Module, graph: Graph | None = None) -> Plan:
+def plan(model: nn.Module, looked_at: Collection[str] = ()) -> Plan:
     """Every BatchNorm that alone reads a convolution, and every ReLU that alone reads a sum.
 
-    Left out: networks that cannot be traced, modules that somebody watches by hooks or computes in another way, and
-    weights that are computed from others.
+    Left out: networks that cannot be traced, the convolutions `looked_at`, modules that have hooks or a forward of their
+    own, and weights that are computed from others.
     """
     try:
-        graph = graph or trace(model)
+        graph = trace(model)
     except DataFreeError:
         return Plan([], [])
     found = []
-    for layer in graph.layers:
+    for layer in (layer for layer in graph.layers if layer.name not in looked_at):
         conv, norm = graph.modules[layer.name], graph.modules.get(layer.norm)
         if type(conv) is nn.Conv2d and type(norm) is nn.BatchNorm2d and _untouched(conv) and _untouched(norm):
             act, alone = graph.act_behind(layer.name)
@@ -57,12 +57,12 @@ def _untouched(module: nn.Module) -> bool:
 
 
 @contextmanager
-def folded(model: nn.Module) -> Iterator[nn.Module]:
+def folded(model: nn.Module, looked_at: Collection[str] = ()) -> Iterator[nn.Module]:
     """Within the block `model` is frozen, in evaluation mode, and computes without its BatchNorm layers where it can.
 
     What the convolutions before them give is what BatchNorm would make of it; all other modules give what they give.
     """
-    folds, after_sums = plan(model)
+    folds, after_sums = plan(model, looked_at)
     forwards = {act: torch.relu_ for act in after_sums}
     for fold in folds:
         forwards[fold.conv] = folded_conv(fold.conv, *affine(fold.norm))

@@ -186,6 +186,14 @@ class Graph:
             )
         return self._by_name[name]
 
+    def activation(self, name: str) -> str:
+        """Name of the module that alone reads what layer `name` and its BatchNorm put out, and acts on each value."""
+        layer = self.layer(name)
+        reader = self._reader(self.node_of[layer.norm or name])
+        if layer.act is None or reader.op != "call_module" or self.uses[reader.target] > 1:
+            raise DataFreeError(f"no activation module of its own reads layer '{name}' of {self.network}.")
+        return reader.target
+
     # Layers and pairs -------------------------------------------------------------------------------------------
 
     def _reader(self, node: fx.Node) -> fx.Node | None:
@@ -322,6 +330,10 @@ class Graph:
             return lambda x: getattr(x, node.target)(*node.args[1:], **node.kwargs)
         return lambda x: node.target(x, *node.args[1:], **node.kwargs)
 
+    def sums(self) -> list[Feed]:
+        """What each addition of two branches puts out, in their order; with the activation that alone reads it."""
+        return [self._feed(_end_of_sum(node, self.roles)) for node in self.nodes if self.roles[node] == "sum"]
+
     # What is not handled ----------------------------------------------------------------------------------------
 
     def problems(self) -> list[str]:
@@ -406,6 +418,34 @@ def fold_all(model: nn.Module, graph: Graph | None = None) -> nn.Module:
             put_module(folded, layer.name, batchnorm.fold(*parts).eval())
             put_module(folded, layer.norm, nn.Identity())
     return folded
+
+
+def _end_of_sum(node: fx.Node, roles: graph_roles.Roles) -> fx.Node:
+    """The activation behind an addition, if nothing else reads the sum; else the sum itself."""
+    readers = [user for user in node.users if roles[user] != "shape"]
+    return readers[0] if len(readers) == 1 and roles[readers[0]] == "act" else node
+
+
+def behind_sums(model: nn.Module, make: Callable[[], nn.Module], whole: tuple[type[nn.Module], ...] = ()) -> nn.Module:
+    """`model` with a module of its own behind each of `Graph.sums`: sums.0, sums.1, ...; all other names stay.
+
+    Args:
+        model: its modules are taken over, not copied.
+        make: makes one of the new modules.
+        whole: kinds of modules that torch.fx is not to look into.
+    """
+    with evaluating(model):
+        traced = graph_roles.Tracer(whole=whole).trace(model)
+    roles = graph_roles.of(list(traced.nodes), dict(model.named_modules()))
+    ends = [_end_of_sum(node, roles) for node in traced.nodes if roles[node] == "sum"]
+    if not ends:
+        return model
+    model.sums = nn.ModuleList(make() for _ in ends)
+    for k, end in enumerate(ends):
+        with traced.inserting_after(end):
+            rounded = traced.call_module(f"sums.{k}", (end,))
+        end.replace_all_uses_with(rounded, lambda user, own=rounded: user is not own)
+    return fx.GraphModule(model, traced).train(model.training)
 
 
 def put_module(model: nn.Module, name: str, module: nn.Module) -> None:

@@ -41,11 +41,14 @@ Roles = dict[fx.Node, str]
 
 
 class Tracer(fx.Tracer):
-    """Keeps the library's own layers whole."""
+    """Keeps the library's own layers whole, and modules of the kinds `whole`."""
+
+    def __init__(self, whole: tuple[type[nn.Module], ...] = ()):
+        super().__init__()
+        self.whole = (Normalize, PadShortcut, *whole)
 
     def is_leaf_module(self, module: nn.Module, qualified_name: str) -> bool:
-        own = isinstance(module, Normalize | PadShortcut)
-        return own or super().is_leaf_module(module, qualified_name)
+        return isinstance(module, self.whole) or super().is_leaf_module(module, qualified_name)
 
 
 def of(nodes: list[fx.Node], modules: Modules) -> Roles:

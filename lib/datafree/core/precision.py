@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Literal
 
 import torch
 
-Precision = Literal["float32", "bf16", "auto"]
-"""Arithmetic of a network's passes; auto: bf16 where the device has it."""
+from ..config import Precision
 
 
 def bf16_pays(device: torch.device | str = "cpu") -> bool:

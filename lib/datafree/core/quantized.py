@@ -11,7 +11,7 @@ from torch import nn
 
 from ..errors import DataFreeError
 from . import observers, quantizer
-from .graph import put_module
+from .graph import behind_sums, put_module
 from .hooks import evaluating, output_hooks
 
 BIT_RANGE = (2, 16)
@@ -20,41 +20,32 @@ MakeObserver = Callable[[int], observers.Observer]
 """Makes the observer of a layer from the width of its input; the classes of `core.observers` do."""
 
 
-class QuantizedLayer(nn.Module):
-    """A convolution or linear layer that rounds its input (one range a tensor) and its weight; the bias stays float.
-
-    Prepared, the weight is the float master copy, rounded anew in each pass with straight-through gradients, and an
-    observer, if there is one, moves the input's range while gradients are on. Converted, the weight is stored as
-    rounded and nothing is observed any more.
+class Rounder(nn.Module):
+    """Rounds a tensor on one range, with straight-through gradients; an observer, if there is one, moves the range
+    while gradients are on.
 
     Attributes:
-        inner: the layer, or a module that scales around it and holds it as `inner` (its input is rounded as it comes).
-        low, high: l and h of the input; NaN until they are set.
-        weight_limits: l and h of the weight, where they are held; None: those of the weight as it is.
+        low, high: l and h; NaN until they are set.
         rounding: False while ranges are measured, in float.
     """
 
-    def __init__(
-        self, inner: nn.Module, weight_bits: int, act_bits: int, per_channel: bool = True, zero_on_grid: bool = True
-    ):
+    def __init__(self, act_bits: int, zero_on_grid: bool, device: torch.device | None = None):
         super().__init__()
-        self.inner, self.weight_bits, self.act_bits = inner, weight_bits, act_bits
-        self.per_channel, self.zero_on_grid = per_channel, zero_on_grid
-        self.rounding, self.converted = True, False
+        self.act_bits, self.zero_on_grid, self.rounding = act_bits, zero_on_grid, True
         self.observer: observers.Observer | None = None
-        self.weight_limits: quantizer.Limits | None = None
         for end in ("low", "high"):
-            self.register_buffer(end, torch.full((), torch.nan, device=self.core.weight.device))
-
-    @property
-    def core(self) -> nn.Conv2d | nn.Linear:
-        """The convolution or linear layer itself."""
-        return getattr(self.inner, "inner", self.inner)
+            self.register_buffer(end, torch.full((), torch.nan, device=device))
 
     @torch.no_grad()
     def set_range(self, low: torch.Tensor | float, high: torch.Tensor | float) -> None:
-        """The input's range from now on: two scalars, l and h."""
+        """The range from now on: two scalars, l and h."""
         self.low.fill_(low), self.high.fill_(high)
+
+    def watch(self, x: torch.Tensor) -> None:
+        """Let the observer move the range, while gradients are on or ranges are measured."""
+        if self.observer is not None and (torch.is_grad_enabled() or not self.rounding):
+            self.observer.observe(x)
+            self.set_range(*self.observer.range())
 
     def quantize_input(self, x: torch.Tensor) -> torch.Tensor:
         if self.low.isnan():
@@ -66,6 +57,39 @@ class QuantizedLayer(nn.Module):
             return quantizer.fake_quantize_tensor(x, grid)
         return quantizer.round_to_grid(x, grid)
 
+
+class QuantizedSum(Rounder):
+    """Rounds what an addition puts out, so that the skip path carries levels as well."""
+
+    def forward(self, x):
+        self.watch(x)
+        return self.quantize_input(x) if self.rounding else x
+
+
+class QuantizedLayer(Rounder):
+    """A convolution or linear layer that rounds its input (one range a tensor) and its weight; the bias stays float.
+
+    Prepared, the weight is the float master copy, rounded anew in each pass with straight-through gradients.
+    Converted, the weight is stored as rounded and nothing is observed any more.
+
+    Attributes:
+        inner: the layer, or a module that scales around it and holds it as `inner` (its input is rounded as it comes).
+        weight_limits: l and h of the weight, where they are held; None: those of the weight as it is.
+    """
+
+    def __init__(
+        self, inner: nn.Module, weight_bits: int, act_bits: int, per_channel: bool = True, zero_on_grid: bool = True
+    ):
+        super().__init__(act_bits, zero_on_grid, getattr(inner, "inner", inner).weight.device)
+        self.inner, self.weight_bits, self.per_channel = inner, weight_bits, per_channel
+        self.converted = False
+        self.weight_limits: quantizer.Limits | None = None
+
+    @property
+    def core(self) -> nn.Conv2d | nn.Linear:
+        """The convolution or linear layer itself."""
+        return getattr(self.inner, "inner", self.inner)
+
     def quantized_weight(self) -> torch.Tensor:
         """W_hat: what the layer multiplies with."""
         if self.converted:
@@ -75,9 +99,7 @@ class QuantizedLayer(nn.Module):
         )
 
     def forward(self, x):
-        if self.observer is not None and (torch.is_grad_enabled() or not self.rounding):
-            self.observer.observe(x)
-            self.set_range(*self.observer.range())
+        self.watch(x)
         if not self.rounding:
             return self.inner(x)
         x = self.quantize_input(x)
@@ -101,6 +123,11 @@ def quantized_layers(model: nn.Module) -> list[tuple[str, QuantizedLayer]]:
     return [(n, m) for n, m in model.named_modules() if isinstance(m, QuantizedLayer)]
 
 
+def rounders(model: nn.Module) -> list[Rounder]:
+    """All that rounds a tensor: quantised layers, and sums where they are rounded."""
+    return [m for m in model.modules() if isinstance(m, Rounder)]
+
+
 def quantized_layer(model: nn.Module, name: str) -> QuantizedLayer:
     """The quantised layer at `name`, or inside the buffers there."""
     module = model.get_submodule(name)
@@ -122,6 +149,7 @@ def _check_bits(**bits: int | None) -> None:
 def prepare(
     model: nn.Module, weight_bits: int, act_bits: int, *, edge_bits: int | None = None, per_channel: bool = True,
     zero_on_grid: bool = True, names: Iterable[str] | None = None, observer: MakeObserver | None = None,
+    sums: bool = False,
 ) -> nn.Module:  # fmt: skip
     """A copy of `model` whose layers round their weights and inputs in each pass; ranges of inputs are still to be set.
 
@@ -132,6 +160,7 @@ def prepare(
         zero_on_grid: whether zero is a level of every grid; without, grids start at the lower end of their range.
         names: layers to quantise; None: every convolution and linear layer.
         observer: moves the ranges while gradients are on, for training from the first step; None: they stay as set.
+        sums: round what additions put out, too; else the skip paths of residual networks stay in float.
     """
     _check_bits(weight_bits=weight_bits, act_bits=act_bits, edge_bits=edge_bits)
     student = copy.deepcopy(model)
@@ -142,8 +171,13 @@ def prepare(
     for name in names:
         layer = QuantizedLayer(student.get_submodule(name), weight_bits, act_bits, per_channel, zero_on_grid)
         put_module(student, name, layer)
+    if sums:
+        device = next(student.parameters()).device
+        around = {type(m) for m in student.modules() if isinstance(getattr(m, "inner", None), QuantizedLayer)}
+        whole = (QuantizedLayer, *around)
+        student = behind_sums(student, lambda: QuantizedSum(act_bits, zero_on_grid, device), whole)
     set_bits(student.eval(), weight_bits, act_bits, edge_bits)
-    for _, layer in quantized_layers(student):
+    for layer in rounders(student):
         layer.observer = observer(layer.act_bits) if observer else None
     return student
 
@@ -156,6 +190,8 @@ def set_bits(student: nn.Module, weight_bits: int, act_bits: int, edge_bits: int
     for i, layer in enumerate(found):
         edge = edge_bits is not None and i in (0, len(found) - 1)
         layer.weight_bits, layer.act_bits = (edge_bits, edge_bits) if edge else (weight_bits, act_bits)
+    for one in rounders(student):
+        one.act_bits = act_bits if isinstance(one, QuantizedSum) else one.act_bits
     return student
 
 
@@ -180,7 +216,9 @@ def convert(student: nn.Module, inplace: bool = False) -> nn.Module:
     done = student if inplace else copy.deepcopy(student)
     for _, layer in quantized_layers(done):
         layer.core.weight.data = layer.quantized_weight().detach()
-        layer.converted, layer.observer, layer.weight_limits = True, None, None
+        layer.converted, layer.weight_limits = True, None
+    for one in rounders(done):
+        one.observer = None
     return done
 
 
@@ -192,8 +230,8 @@ def observing(
     student: nn.Module, observer: MakeObserver = observers.ChunkAverageObserver
 ) -> Iterator[list[observers.Observer]]:
     """Within the block forward passes are float, and new observers set the ranges; those measured before are dropped."""
-    found = [layer for _, layer in quantized_layers(student)]
-    _refuse_converted(found)
+    found = rounders(student)
+    _refuse_converted([layer for _, layer in quantized_layers(student)])
     before = [layer.observer for layer in found]
     for layer in found:
         layer.observer, layer.rounding = observer(layer.act_bits), False

@@ -50,13 +50,18 @@ class ImageSet:
             part = self[slice(start, start + size)]
             yield part.floats(), part.labels
 
+    @property
+    def present(self) -> list[int]:
+        """Numbers of the classes of which there is an image: all, or the few of ImageNet that a part of it has."""
+        return self.labels.unique().tolist()
+
     def per_class(self, count: int, seed: int = 0) -> ImageSet:
-        """`count` images of each class, drawn with the given seed."""
+        """`count` images of each class that is present, drawn with the given seed."""
         if self.labels.ndim > 1:
             raise DataFreeError(f"'{self.name}' labels pixels, so its images have no class to draw by.")
         generator = torch.Generator().manual_seed(seed)
         chosen = []
-        for label in range(len(self.classes)):
+        for label in self.present:
             index = (self.labels == label).nonzero().flatten()
             if len(index) < count:
                 raise DataFreeError(
@@ -103,13 +108,23 @@ def resize_pixels(pixels: torch.Tensor, side: int) -> torch.Tensor:
     return torch.from_numpy(np.stack([np.asarray(tile) for tile in tiles])).permute(0, 3, 1, 2).contiguous()
 
 
-def random_crop_and_mirror(x: torch.Tensor, generator: torch.Generator, pad: int = 4) -> torch.Tensor:
-    """Random crop after reflection padding, and mirror: one draw an image, the whole batch at once."""
-    n, c, h, w = x.shape
-    here = generator.device
+def random_crop_and_mirror(
+    x: torch.Tensor, generator: torch.Generator, pad: int = 4, size: tuple[int, int] | None = None
+) -> torch.Tensor:
+    """Random crop after reflection padding, and mirror: one draw an image, the whole batch at once.
+
+    Args:
+        size: rows and columns of the crop; default: those of the images.
+    """
+    n, c, *whole = x.shape
+    h, w = size or whole
     padded = F.pad(x, (pad, pad, pad, pad), mode="reflect")
     # corner of the crop in the padded image
-    dy, dx = (torch.randint(0, 2 * pad + 1, (n, 1), generator=generator, device=here) for _ in range(2))
+    here = generator.device
+    dy, dx = (
+        torch.randint(0, side - kept + 2 * pad + 1, (n, 1), generator=generator, device=here)
+        for side, kept in zip(whole, (h, w), strict=True)
+    )
     flip = torch.rand(n, 1, generator=generator, device=here) < 0.5
     columns = torch.arange(w, device=here).expand(n, w)
     columns = (torch.where(flip, columns.flip(1), columns) + dx).to(x.device)

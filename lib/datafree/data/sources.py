@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from .. import inputs, torchvision_shim
 from ..config import device_named, suggestion
@@ -27,6 +27,8 @@ VOC_SIDE = 512
 """Side of the images of PASCAL VOC 2012. FRanDI has 513 (section 5.2); here it must be a multiple of 16."""
 
 TORCHVISION_SETS = ("mnist", "fashion-mnist", "svhn", "stl10", "voc2012", "imagenet")
+Size = int | tuple[int, int] | None
+"""Side of a square, or rows and columns; None: as the files are."""
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 
 
@@ -90,7 +92,12 @@ def _folder(root: Path, split: str, size: int | None, limit: int | None = None) 
     return ImageSet(pixels, torch.tensor([k for _, k in files]), classes, f"folder:{root.name}/{split}")
 
 
-def _registered(name: str, split: str, size: int | None, limit: int | None) -> ImageSet:
+def _check_side(name: str, size: Size) -> None:
+    if isinstance(size, tuple):
+        raise DataFreeError(f"images of '{name}' are cropped to a square; give its side as size, not rows and columns.")
+
+
+def _registered(name: str, split: str, size: Size, limit: int | None) -> ImageSet:
     """A data set of inputs.yaml, from the cache."""
     known = inputs.entry(name, "data")
     if known.splits and split not in known.splits:
@@ -111,15 +118,16 @@ def _relabelled(images: ImageSet, numbers: dict[str, int]) -> ImageSet:
     return replace(images, labels=labels, classes=classes)
 
 
-def _camvid(root: Path, split: str, size: int | None, limit: int | None) -> ImageSet:
+def _camvid(root: Path, split: str, size: Size, limit: int | None) -> ImageSet:
     """ROOT/SPLIT/NAME.jpg with a class for each pixel in ROOT/SPLITannot/NAME.png; 11 there is no class."""
     paths = sorted((root / split).glob("*.jpg"))
     images, masks = [], []
     for path in (paths[i] for i in _drawn(len(paths), limit)):
         image, mask = Image.open(path).convert("RGB"), Image.open(root / f"{split}annot" / f"{path.stem}.png")
         if size:
-            image = centre_crop(image, size, size)
-            mask = centre_crop(mask, size, size, Image.Resampling.NEAREST)
+            rows, columns = size if isinstance(size, tuple) else (size, size)
+            image = ImageOps.fit(image, (columns, rows), Image.Resampling.BILINEAR)
+            mask = ImageOps.fit(mask, (columns, rows), Image.Resampling.NEAREST)
         images.append(np.asarray(image))
         masks.append(np.asarray(mask).astype(np.int8))
     pixels, labels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2), torch.from_numpy(np.stack(masks))
@@ -160,7 +168,7 @@ def _torchvision_set(name: str, split: str, root: Path | None, download: bool):
 
 
 def load_images(
-    name: str, split: str = "test", *, root: str | Path | None = None, download: bool = False, size: int | None = None,
+    name: str, split: str = "test", *, root: str | Path | None = None, download: bool = False, size: Size = None,
     limit: int | None = None, device: str = "cpu",
 ) -> ImageSet:  # fmt: skip
     """Images by name.
@@ -171,7 +179,7 @@ def load_images(
         split: 'train' or 'test'.
         root: where torchvision's data sets lie; the others need none.
         download: let torchvision fetch them.
-        size: resize and centre-crop to size x size; None keeps the size of a folder's files, and means
+        size: resize and centre-crop to size x size (of camvid also to (rows, columns)); None keeps the size of a folder's files, and means
             224 for imagenet, 512 for voc2012, 64 for scenes, 32 for torchvision's and the embedded sets.
         limit: read at most so many images of a folder or of imagenet, equally many of each class; or so many scenes,
             or images of voc2012 and camvid.
@@ -181,14 +189,14 @@ def load_images(
     return _read(name, split, root, download, size, limit).to(place)
 
 
-def _read(
-    name: str, split: str, root: str | Path | None, download: bool, size: int | None, limit: int | None
-) -> ImageSet:
+def _read(name: str, split: str, root: str | Path | None, download: bool, size: Size, limit: int | None) -> ImageSet:
     """Images by name, in the memory of the processor."""
     if split not in ("train", "test"):
         raise DataFreeError(f"split '{split}' is not known; use 'train' or 'test'.")
-    if size is not None and size < 1:
+    if size is not None and min(size if isinstance(size, tuple) else (size,)) < 1:
         raise DataFreeError(f"size is {size}; give the side of the images in pixels, at least 1.")
+    if name != "camvid":
+        _check_side(name, size)
     if name in EMBEDDED_SETS:
         return read_stub(name, split, size or 32)
     if name == "scenes":

@@ -18,15 +18,20 @@ from pathlib import Path
 from typing import Any
 
 from .. import files
+from ..config import Strict
 from ..errors import DataFreeError
-from .notebook_text import notebook_cells
+from .notebook_text import read_cells
+from .record import portable
 
 PACKAGE = __name__.partition(".")[0]
 PACKAGES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn")
 """Packages whose version may change a number."""
 
-REPORTING = ("evidence", "book.show", "book.plots", "core.provenance", "core.cost")
-"""Modules (and those below them) that do not change what is measured."""
+REPORTING = ("evidence", "book.show", "book.plots", "book.figures", "book.parameters", "core.provenance", "core.cost")
+"""Modules (and those below them) that do not change what is measured; of the parameters, the values count."""
+
+LIBRARY = Path(__file__).parents[1]
+"""The folder of the package that this file belongs to."""
 
 
 def fingerprint(notebook: str, parameters: dict[str, Any]) -> str:
@@ -34,10 +39,25 @@ def fingerprint(notebook: str, parameters: dict[str, Any]) -> str:
     parts = {
         "notebook": notebook_code(notebook),
         "parameters": {name: value for name, value in parameters.items() if name != "device"},
-        "modules": {name: code_hash(_file(name)) for name in sorted(modules_of(notebook))},
+        "modules": _code_of(modules_of(notebook)),
         "packages": {name: _version(name) for name in PACKAGES},
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def fingerprint_of(notebook: str, config: Strict) -> str:
+    """The fingerprint of a run with this configuration, wherever the folders that it names lie."""
+    return fingerprint(notebook, {name: portable(value) for name, value in config.model_dump().items()})
+
+
+def module_hash(module: str) -> str:
+    """Another value where the code changed that a module of the library may run; docstrings and comments do not count."""
+    parts = _code_of(name for name in closure([module]) if not _reports(name))
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+
+def _code_of(modules: Iterable[str]) -> dict[str, str]:
+    return {name: code_hash(_file(name)) for name in sorted(modules)}
 
 
 def _version(name: str) -> str:
@@ -54,27 +74,26 @@ def notebook_code(notebook: str) -> str:
 
 
 def _notebook_code(path: Path) -> str:
-    sources = [source for kind, source in notebook_cells(path) if kind == "code"]
-    return "\n".join(ast.dump(_parsed(source, path)) for source in sources if not _only_assigns_constants(source))
-
-
-def _parsed(source: str, path: Path) -> ast.Module:
+    counted = (c for c in read_cells(path) if c.kind == "code" and "parameters" not in c.tags)
     try:
-        return ast.parse(source)
+        return "\n".join(_dumped(cell.source) for cell in counted)
     except SyntaxError as error:
         raise DataFreeError(f"a cell of '{path.name}' is not valid Python ({error}).") from None
 
 
-def _only_assigns_constants(source: str) -> bool:
-    """The parameters cell: its values are counted as parameters."""
-    body = ast.parse(source).body
-    return bool(body) and all(isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant) for node in body)
+@functools.cache
+def _dumped(source: str) -> str:
+    return ast.dump(ast.parse(source))
+
+
+def code_hash(path: Path) -> str:
+    """Hash of a module without docstrings and comments."""
+    return _text_hash(path.read_text(encoding="utf-8"))
 
 
 @functools.cache
-def code_hash(path: Path) -> str:
-    """Hash of a module without docstrings and comments."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+def _text_hash(text: str) -> str:
+    tree = ast.parse(text)
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if isinstance(body, list):  # a text that stands alone is a docstring, of whatever it follows
@@ -83,14 +102,14 @@ def code_hash(path: Path) -> str:
 
 
 def _file(module: str) -> Path:
-    place = Path(__file__).resolve().parents[1].joinpath(*module.split(".")[1:])
+    place = LIBRARY.joinpath(*module.split(".")[1:])
     return place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
 
 
 def modules_of(notebook: str) -> set[str]:
     """The library's modules that a notebook depends on, directly or through others."""
-    cells = notebook_cells(files.ROOT / "notebooks" / f"{notebook}.ipynb")
-    direct = {m for kind, source in cells if kind == "code" for m in imported(source)}
+    cells = read_cells(files.ROOT / "notebooks" / f"{notebook}.ipynb")
+    direct = {module for cell in cells if cell.kind == "code" for module in imported(cell.source)}
     return {m for m in closure(direct) if not _reports(m)}
 
 
@@ -98,8 +117,13 @@ def _reports(module: str) -> bool:
     return any(module == f"{PACKAGE}.{r}" or module.startswith(f"{PACKAGE}.{r}.") for r in REPORTING)
 
 
-def imported(source: str) -> Iterator[str]:
+@functools.cache
+def imported(source: str) -> frozenset[str]:
     """Modules of the library that a piece of code imports."""
+    return frozenset(_imports(source))
+
+
+def _imports(source: str) -> Iterator[str]:
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from (a.name for a in node.names if a.name.startswith(f"{PACKAGE}."))
@@ -110,10 +134,22 @@ def imported(source: str) -> Iterator[str]:
 def _module_of(package: str, name: str) -> str:
     """Where `from package import name` leads: a module below, or the module that defines the name."""
     whole = f"{package}.{name}"
-    if _file(whole).is_file():
-        return whole
-    # a name at the top of the library is found on first use: ask for it, and where it comes from
-    return getattr(importlib.import_module(package), name).__module__ if package == PACKAGE else package
+    if package != PACKAGE or _file(whole).is_file():
+        return whole if _file(whole).is_file() else package
+    top = importlib.import_module(PACKAGE)
+    if name in vars(top):
+        return vars(top)[name].__module__
+    return f"{PACKAGE}.{top.CALLS[name].rpartition('.')[0]}" if name in top.CALLS else _settings()[name]
+
+
+@functools.cache
+def _settings() -> dict[str, str]:
+    """Class -> module of the papers' folders, where the settings of the methods are defined; nothing is imported."""
+    found = {}
+    for path in sorted((LIBRARY / "papers").rglob("*.py")):
+        module = ".".join([PACKAGE, *path.relative_to(LIBRARY).with_suffix("").parts])
+        found |= {n.name: module for n in ast.parse(path.read_text()).body if isinstance(n, ast.ClassDef)}
+    return found
 
 
 @functools.cache

@@ -5,17 +5,26 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 from .. import files
 from ..errors import DataFreeError
 
 
-def notebook_cells(path: Path) -> list[tuple[str, str]]:
-    """(cell type, source) of each cell of a notebook; DataFreeError naming the file where it is not one."""
+class CellText(NamedTuple):
+    """A cell of a notebook: 'code' or 'markdown', its source and its tags."""
+
+    kind: str
+    source: str
+    tags: tuple[str, ...]
+
+
+def read_cells(path: Path) -> list[CellText]:
+    """The cells of a notebook; DataFreeError naming the file where it is not one."""
     try:
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-        return [(cell["cell_type"], "".join(cell["source"])) for cell in cells]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return [CellText(c["cell_type"], "".join(c["source"]), tuple(c["metadata"].get("tags", ()))) for c in cells]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataFreeError(f"'{path}' is not a readable notebook ({error}); restore it with git.") from None
 
 
@@ -32,7 +41,7 @@ def targets_in(markdown: str) -> list[tuple[str, str]]:
 
 def targets(path: Path) -> dict[str, str]:
     """Label -> 'ref' or 'eq' for the targets in a notebook's markdown."""
-    markdown = (source for kind, source in notebook_cells(path) if kind == "markdown")
+    markdown = (cell.source for cell in read_cells(path) if cell.kind == "markdown")
     return {label: kind for source in markdown for label, kind in targets_in(source)}
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field
 
@@ -45,6 +46,24 @@ class Record(Strict):
     metrics: dict[str, Any]
     hits: dict[str, str]
     digest: str
+
+
+class Cost(NamedTuple):
+    """What a run took: seconds by the clock and of the processor (None in old records), and the most memory, in MiB."""
+
+    seconds: float
+    cpu_seconds: float | None
+    peak_memory_mb: float
+
+
+def cost(notebook: str, profile: str = "book") -> Cost | None:
+    """What the last run of a notebook in this profile took: on this machine, else where its committed record was made."""
+    for folder in reversed(_folders()):
+        for path in sorted((folder / profile / notebook).glob("seed*.json")):
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+                entry = json.loads(path.read_text(encoding="utf-8"))
+                return Cost(float(entry["seconds"]), entry.get("cpu_seconds"), float(entry["peak_memory_mb"]))
+    return None
 
 
 def digest(content: dict[str, Any]) -> str:

@@ -45,21 +45,23 @@ class CifarResNet(nn.Module):
 
 
 class CifarResNet18(nn.Module):
-    """ResNet-18 for 32 x 32 images: a stem of 3 x 3 pixels without pooling, as FRanDI's ablations have it."""
+    """ResNet-18 for 32 x 32 images: a stem of 3 x 3 pixels without pooling, as FRanDI's ablations have it.
 
-    widths = (64, 128, 256, 512)
+    `width` is that of the stem (64 in the paper) and doubles three times.
+    """
 
-    def __init__(self, classes: int = 10, mean=CIFAR_MEAN, std=CIFAR_STD):
+    def __init__(self, classes: int = 10, mean=CIFAR_MEAN, std=CIFAR_STD, width: int = 64):
         super().__init__()
         self.normalize = Normalize(mean, std)
-        self.conv1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(64)
+        self.conv1 = nn.Conv2d(3, width, 3, 1, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU()
-        inputs = 64
-        for k, width in enumerate(self.widths, 1):
-            blocks = BasicBlock(inputs, width, 1 if k == 1 else 2, True), BasicBlock(width, width, 1)
-            setattr(self, f"layer{k}", nn.Sequential(*blocks))
-            inputs = width
+        inputs = width
+        for k in range(4):
+            outputs = width * 2**k
+            blocks = BasicBlock(inputs, outputs, 1 if k == 0 else 2, True), BasicBlock(outputs, outputs, 1)
+            setattr(self, f"layer{k + 1}", nn.Sequential(*blocks))
+            inputs = outputs
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.linear = nn.Linear(inputs, classes)
 
@@ -90,6 +92,12 @@ class SlimVGG(nn.Module):
 
     def forward(self, x):
         return self.linear(torch.flatten(self.pool(self.features(self.normalize(x))), 1))
+
+
+class VGG16(SlimVGG):
+    """VGG-16 with BatchNorm for 32 x 32 images, one linear layer behind it: the network of UDFC's introduction."""
+
+    plan = (64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 512, 512, 512)
 
 
 class SmallMobileNetV2(nn.Module):

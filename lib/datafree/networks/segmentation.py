@@ -9,6 +9,9 @@ from .. import torchvision_shim
 from ..errors import DataFreeError
 from .blocks import CIFAR_MEAN, CIFAR_STD, IMAGENET_MEAN, IMAGENET_STD, BasicBlock, Normalize
 
+CAMVID_MEAN, CAMVID_STD = (0.4116, 0.4248, 0.4322), (0.3067, 0.3111, 0.3067)
+"""Of the 367 training images."""
+
 
 def _unit(inputs: int, outputs: int, kernel: int = 1, dilation: int = 1) -> nn.Sequential:
     """Convolution without bias that keeps the size, BatchNorm, ReLU."""
@@ -43,6 +46,7 @@ class Segmenter(nn.Module):
 
     widths = (16, 32, 56)
     blocks = 2
+    pooled = False
     pyramid, skip, decoder = 32, 16, 32
     rates = (2, 3)
 
@@ -51,6 +55,8 @@ class Segmenter(nn.Module):
         low, middle, high = self.widths
         self.normalize = Normalize(mean, std)
         self.stem = nn.Sequential(nn.Conv2d(3, low, 3, 2, 1, bias=False), nn.BatchNorm2d(low), nn.ReLU())
+        if self.pooled:
+            self.stem.append(nn.MaxPool2d(2))
         self.layer1 = self._stage(low, low, 1)
         self.layer2 = self._stage(low, middle, 2)
         self.layer3 = self._stage(middle, high, 2)
@@ -61,7 +67,7 @@ class Segmenter(nn.Module):
             _unit(self.pyramid + self.skip, self.decoder, 3), _unit(self.decoder, self.decoder, 3)
         )
         self.classify = nn.Conv2d(self.decoder, classes, 1)
-        self.finish = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False)
+        self.finish = nn.Upsample(scale_factor=4 if self.pooled else 2, mode="bilinear", align_corners=False)
 
     def _stage(self, inputs: int, outputs: int, stride: int) -> nn.Sequential:
         first = BasicBlock(inputs, outputs, stride, projection=True)
@@ -72,6 +78,18 @@ class Segmenter(nn.Module):
         coarse = self.aspp(self.layer3(self.layer2(fine)))
         joined = torch.cat([self.enlarge(coarse), self.low(fine)], 1)
         return self.finish(self.classify(self.merge(joined)))
+
+
+class CamvidSegmenter(Segmenter):
+    """The same for the eleven classes of CamVid and images of 192 x 256: wider, pooled once more, its pyramid sees further."""
+
+    widths = (32, 64, 96)
+    pooled = True
+    pyramid, skip, decoder = 64, 32, 64
+    rates = (2, 4, 6)
+
+    def __init__(self, classes: int = 11, mean=CAMVID_MEAN, std=CAMVID_STD):
+        super().__init__(classes, mean, std)
 
 
 class DeepLabV3Plus(nn.Module):

@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
+from criterion_cases import check
 
 from datafree.evidence import claims
 from datafree.evidence.criteria import CRITERIA, Missing, Run, layerwise
 from datafree.evidence.ledger import not_testable
 from datafree.evidence.measured import pack
-from datafree.evidence.verdict import judge
 
 IDS = [c for c in claims.claims() if c.startswith("lw-")]
 CHECKED = [c for c in IDS if c in CRITERIA]
@@ -304,31 +304,9 @@ def passes(effect):
 
 
 @pytest.mark.parametrize("claim", CHECKED)
-def test_a_run_as_the_claim_says_passes(claim):
-    effects = CRITERIA[claim].effects(made(claim, CASES[claim][0]))
-    assert effects and all(map(passes, effects.values())), effects
-
-
-@pytest.mark.parametrize("claim", CHECKED)
-def test_every_part_can_fail(claim):
-    failing = [CRITERIA[claim].effects(made(claim, metrics)) for metrics in CASES[claim][1]]
-    assert all(not all(map(passes, effects.values())) for effects in failing)
-    failed = {part for effects in failing for part, effect in effects.items() if not passes(effect)}
-    assert failed == set(CRITERIA[claim].effects(made(claim, CASES[claim][0])))
-
-
-@pytest.mark.parametrize("claim", CHECKED)
-def test_three_runs_of_a_failing_case_are_never_reproduced(claim):
-    for metrics in CASES[claim][1]:
-        effects = CRITERIA[claim].effects(made(claim, metrics))
-        verdict = judge([effects] * 3, "book", CRITERIA[claim].identity)
-        assert verdict.state not in ("reproduced", "identity")
-
-
-@pytest.mark.parametrize("claim", CHECKED)
-def test_without_its_metrics_a_run_does_not_count(claim):
-    with pytest.raises(Missing):
-        CRITERIA[claim].effects(made(claim, {}))
+def test_a_run_passes_and_every_part_can_fail(claim):
+    good, bad = CASES[claim]
+    check(CRITERIA[claim], made(claim, good), [made(claim, metrics) for metrics in bad])
 
 
 def test_every_claim_has_a_criterion_or_cannot_be_tested():

@@ -1,5 +1,7 @@
 """Many sets of ranks at once give what the networks give one by one."""
 
+import copy
+
 import pytest
 import torch
 from conftest import with_statistics
@@ -79,3 +81,19 @@ class TestCandidates:
             candidates.Candidates(factors).outputs(pool, [(1, 2)])
         with pytest.raises(DataFreeError, match="rank 0 of 'layer1.0.conv1'"):
             candidates.Candidates(factors).outputs(pool, [(0, *rows[0][1:])])
+
+    @pytest.mark.parametrize("folded", [False, True])
+    def test_the_quickest_way_computes_what_the_dense_kernel_does(self, factors, folded):
+        many, generator = candidates.Candidates(factors, calibrated=not folded), torch.Generator().manual_seed(1)
+        kinds = set()
+        for name in ("layer1.0.conv1", "layer2.0.conv1", "layer3.2.conv2"):
+            layer, dense = factors.layers[name], copy.deepcopy(factors.model.get_submodule(name))
+            x = torch.rand(2, dense.in_channels, 9, 9, generator=generator)
+            for rank in (1, layer.full_rank // 5, layer.full_rank):
+                dense.weight.data = factors.compact(name, rank)
+                wanted = dense(x)
+                if folded:
+                    wanted = factors.model.get_submodule(many.wires.layer(name).norm)(wanted)
+                kinds.add(type(factors.quickest(name, rank)))
+                torch.testing.assert_close(many._quickest(name, rank)(x), wanted, rtol=1e-4, atol=1e-4)
+        assert kinds == {nn.Conv2d, nn.Sequential}

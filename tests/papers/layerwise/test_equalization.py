@@ -226,3 +226,27 @@ def test_stopping_rule():
 
 
 # Equations 10 to 12
+
+
+def test_caps_take_the_place_of_buffers_around_relu6():
+    net = uneven_network(nn.ReLU6).eval()
+    graph = trace(net)
+    found = equalization.equalize(net, graph=graph)
+    capped = equalization.capped(found.model, graph, found)
+    x = torch.rand(2, 3, 16, 16, dtype=torch.float64)
+    with torch.no_grad():
+        assert distance(capped(x), net(x)) < 1e-10
+    kinds = [type(m) for m in capped.modules()]
+    assert equalization.BufferedLayer not in kinds and nn.ReLU6 not in kinds
+    assert kinds.count(equalization.CappedReLU) == len(found.buffered)
+    assert any(isinstance(m, equalization.BufferedLayer) for m in found.model.modules()), "the original is left alone"
+
+
+def test_other_activations_keep_their_buffers():
+    net = uneven_network(nn.SiLU).eval()
+    found = equalization.equalize(net)
+    left = equalization.capped(found.model, trace(net), found)
+    before, after = ([type(m) for m in model.modules()] for model in (found.model, left))
+    assert before == after and equalization.BufferedLayer in after
+    with pytest.raises(DataFreeError, match="no activation module of its own reads layer '12'"):
+        trace(net).activation("12")

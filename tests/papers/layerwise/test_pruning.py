@@ -281,3 +281,25 @@ def test_nan_in_training_stops_with_a_sentence():
     losses["0"] = lambda: student.get_submodule("0").s * float("nan")
     with pytest.raises(DataFreeError, match="layer-wise pruning diverged at step 0"):
         layerwise_pruning.train(student, losses, plan)
+
+
+@pytest.mark.parametrize("act", [nn.ReLU, nn.ReLU6])
+@pytest.mark.parametrize("changes", [{}, {"decay_weights": True, "decay": 0.01}, {"decay_form": "decoupled"}])
+def test_all_layers_in_one_vector_train_as_each_by_autograd(act, changes):
+    """Depthwise and linear layers, with buffers (ReLU6) and without."""
+    plan, ends = config(inputs="expected", **changes), []
+    for fast in (False, True):
+        _, student, losses, wires = parts(plan, small(act), start=-3.0)
+        history = layerwise_pruning.train(student, losses, plan, fast=fast)
+        thresholds = [layerwise_pruning.inner_layer(student, name).s.detach() for name in losses]
+        ends.append([*layerwise_pruning.weights_of(student, wires).values(), *thresholds, *history.values()])
+    for plain, together in zip(*ends, strict=True):
+        torch.testing.assert_close(together, plain, rtol=1e-3, atol=1e-5)
+
+
+def test_watchers_see_weights_move_under_the_fast_training():
+    plan, seen = config(inputs="expected", steps=3), []
+    _, student, losses, _ = parts(plan)
+    layer = layerwise_pruning.inner_layer(student, "0")
+    layerwise_pruning.train(student, losses, plan, lambda _: seen.append(layer.weight.detach().sum().item()))
+    assert len(set(seen)) == 3

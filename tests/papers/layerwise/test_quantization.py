@@ -10,7 +10,7 @@ from datafree.baselines import dfq
 from datafree.config import validate
 from datafree.core.flops import weight_bytes
 from datafree.core.graph import trace
-from datafree.core.quantized import QuantizedLayer
+from datafree.core.quantized import QuantizedLayer, QuantizedSum, Rounder
 from datafree.data.images import generated
 from datafree.errors import DataFreeError
 from datafree.networks.weights import state_hash
@@ -38,7 +38,7 @@ def test_many_bits_leave_the_network_as_it_is(name):
     assert kinds.count(QuantizedLayer) == len(trace(net).layers)
     x = torch.rand(2, 3, side, side)
     for layer in student.modules():  # ranges of imitated inputs are not the point here
-        if isinstance(layer, QuantizedLayer):
+        if isinstance(layer, Rounder):
             layer.register_forward_pre_hook(measure)
     with torch.no_grad():
         a, b = student(x), net(x)
@@ -121,3 +121,41 @@ def test_wrong_settings_are_refused():
     for values, words in (({"weight_bits": 1}, "weight_bits"), ({"ranges": "best"}, "ranges"), ({"bits": 3}, "bits")):
         with pytest.raises(DataFreeError, match=words):
             validate(quantization.LayerWise, values)
+
+
+@pytest.mark.parametrize("ranges", ["search", "six_sigma"])
+@pytest.mark.parametrize("name", ["resnet20", "mobilenet_v2_small"])
+def test_additions_put_out_levels_unless_they_are_left_in_float(name, ranges):
+    net = network_named(name)
+    student, _ = quantization.compress(net, config(weight_bits=4, act_bits=4, ranges=ranges))
+    names = [n for n, m in student.named_modules() if isinstance(m, QuantizedSum)]
+    assert len(names) == len(trace(net).sums()) > 4
+    _, seen = with_inputs_and_outputs(student, torch.rand(4, 3, 32, 32), names)
+    assert all(len(out.unique()) <= 16 < len(value.unique()) for value, out in seen.values())
+    left, _ = quantization.compress(net, config(weight_bits=4, act_bits=4, ranges=ranges, sums="float"))
+    assert not any(isinstance(m, QuantizedSum) for m in left.modules())
+    ends = student.state_dict()
+    assert all(torch.equal(value, ends[key]) for key, value in left.state_dict().items())
+
+
+def test_a_network_with_rounded_sums_is_read_back():
+    net = network_named("resnet20")
+    done = datafree.compress(net, config(weight_bits=5, act_bits=5), shape=(3, 32, 32))
+    again = quantization.without_ranges(net, config(weight_bits=5, act_bits=5))
+    again.load_state_dict(done.model.state_dict())
+    x = torch.rand(2, 3, 32, 32)
+    torch.testing.assert_close(again(x), done.model(x))
+
+
+def test_inputs_rounded_behind_the_buffers_are_what_caps_give():
+    """One grid a tensor and no factor between: the form that integers can run."""
+    net = uneven_network(nn.ReLU6, double=False)
+    graph = trace(net)
+    student, _ = quantization.compress(net, config(weight_bits=6, act_bits=6, inputs="behind_buffers"))
+    found = equalization.equalize(net, graph=graph)
+    caps = equalization.capped(student, graph, found)
+    assert not any(isinstance(m, equalization.BufferedLayer) for m in caps.modules())
+    x = torch.rand(3, 3, 16, 16)
+    with torch.no_grad():
+        a, b = caps(x), student(x)
+    assert (a - b).norm() / b.norm() < 0.05, "up to values that lie on the border of two levels"

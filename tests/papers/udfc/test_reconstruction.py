@@ -73,6 +73,28 @@ def test_no_step_away_from_it_lowers_the_loss(seed, length):
     assert at[0] <= at[1]
 
 
+@given(st.integers(0, 10**6), st.floats(0, 2), st.floats(1e-4, 2))
+@settings(max_examples=20, deadline=None)
+def test_the_nonnegative_minimiser_has_the_gradient_of_one(seed, alpha1, alpha2):
+    left, lost = problem(seed)
+    found = reconstruction.closed_form_nonnegative(left, lost, alpha1, alpha2)
+    assert (found >= 0).all()
+    for s, a, c in zip(found.T, lost.a.T, lost.c):
+        s = s.clone().requires_grad_()
+        (slope,) = torch.autograd.grad(reconstruction.loss(s, left, a, c, alpha1, alpha2), s)
+        # where s > 0 the slope is zero, where s = 0 it points upwards
+        assert (slope[s > 0].abs() < 1e-5).all()
+        assert (slope > -1e-5).all()
+
+
+def test_a_nonnegative_mixture_is_found_by_both():
+    left, _ = problem()
+    mix = torch.tensor([[0.5], [0.0], [0.25], [0.0], [1.0], [0.0]], dtype=DOUBLE)
+    lost = reconstruction.Folded(left.a @ mix, left.c @ mix)
+    for solver in compression.SOLVERS.values():
+        torch.testing.assert_close(solver(left, lost, alpha2=1e-12), mix, rtol=1e-5, atol=1e-5)
+
+
 def test_dependent_channels_need_alpha2():
     left, lost = problem(d=3)
     with pytest.raises(DataFreeError, match="alpha2 is 0.0; give alpha2 above zero"):

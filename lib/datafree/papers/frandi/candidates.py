@@ -27,7 +27,7 @@ def common(a: Row, b: Row) -> int:
 
 
 class Candidates(fx.Interpreter):
-    """Runs the dense network node by node with compact kernels in place; a compressed layer computes the same.
+    """Runs the network node by node; what stands in a compressed layer's place computes the same in the least time.
 
     Rows are run in sorted order, and each starts at the first layer whose rank differs from the row before.
 
@@ -48,24 +48,23 @@ class Candidates(fx.Interpreter):
         self.nodes = list(self.module.graph.nodes)
         places = {node.target: k for k, node in enumerate(self.nodes) if node.op == "call_module"}
         self.levels = {places[name]: level for level, name in enumerate(factors.layers)}
-        self.kernels: dict[tuple[str, int], nn.Module] = {}
+        self.modules: dict[tuple[str, int], nn.Module] = {}
         self.ranks: dict[str, int] = {}
 
-    def _kernel(self, name: str, rank: int) -> nn.Module:
-        """The convolution with its compact weight, BatchNorm folded in or not."""
-        if (name, rank) not in self.kernels:
-            conv = copy.deepcopy(self.factors.model.get_submodule(name))
-            conv.weight.data = self.factors.compact(name, rank)
-            norm = self.wires.layer(name).norm
-            folded = (
-                conv if self.calibrated or not norm else batchnorm.fold(conv, self.factors.model.get_submodule(norm))
-            )
-            self.kernels[name, rank] = folded.to(memory_format=torch.channels_last)
-        return self.kernels[name, rank]
+    def _quickest(self, name: str, rank: int) -> nn.Module:
+        """What computes the compressed layer, BatchNorm folded in or not."""
+        if (name, rank) not in self.modules:
+            made, norm = self.factors.quickest(name, rank), self.wires.layer(name).norm
+            if norm and not self.calibrated:
+                # of two convolutions in a row BatchNorm reads the second
+                *before, last = made if isinstance(made, nn.Sequential) else [made]
+                made = nn.Sequential(*before, batchnorm.fold(last, self.factors.model.get_submodule(norm)))
+            self.modules[name, rank] = made.to(memory_format=torch.channels_last)
+        return self.modules[name, rank]
 
     def call_module(self, target, args, kwargs):
         if target in self.ranks:
-            return self._kernel(target, self.ranks[target])(*args, **kwargs)
+            return self._quickest(target, self.ranks[target])(*args, **kwargs)
         module = self.fetch_attr(target)
         if self.calibrated and isinstance(module, nn.BatchNorm2d):
             return F.batch_norm(args[0], None, None, module.weight, module.bias, training=True, eps=module.eps)

@@ -6,6 +6,7 @@ Costs are proportional to it. What a set of numbers does not name stays as it is
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -70,6 +71,12 @@ class CompressibleLayers:
     def compact(self, name: str, rank: int) -> torch.Tensor:
         """The dense kernel that computes what the compressed layer does."""
         raise NotImplementedError
+
+    def quickest(self, name: str, rank: int) -> nn.Module:
+        """What computes the compressed layer in the least time: here one convolution with its dense kernel."""
+        conv = copy.deepcopy(self.model.get_submodule(name))
+        conv.weight.data = self.compact(name, rank)
+        return conv
 
     def network(self, ranks: Ranks) -> nn.Module:
         """A copy of the model in which each named convolution is compressed; names of modules stay."""

@@ -157,6 +157,16 @@ class Factorizer(compressible.CompressibleLayers):
         """The dense kernel of this rank."""
         return compact_weight(self.parts[name], rank, self.model.get_submodule(name).weight.shape)
 
+    THIN = 0.5
+    """Share of the dense operations up to which two thin convolutions are quicker than the dense one."""
+
+    def quickest(self, name: str, rank: int) -> nn.Module:
+        """Two thin convolutions where they save enough operations, else one with the dense kernel."""
+        layer = self.layers[name]
+        if rank * layer.macs_per_rank > self.THIN * layer.macs:
+            return super().quickest(name, rank)
+        return spatial_svd(self.model.get_submodule(name), rank, self.parts[name])
+
     def network(self, ranks: compressible.Ranks) -> nn.Module:
         """A copy of the model in which each named convolution is two; names of modules stay, so feature hooks find them."""
         for name, rank in ranks.items():

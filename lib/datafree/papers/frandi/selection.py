@@ -9,9 +9,9 @@ from typing import Literal, NamedTuple
 import torch
 from pydantic import Field
 
-from ...config import Strict
+from ...config import Precision, Strict
 from ...core.metrics import outputs
-from ...core.precision import Precision, uses_bf16
+from ...core.precision import uses_bf16
 from ...data.images import ImageSet
 from ...errors import DataFreeError
 from . import candidates, compressible, regression

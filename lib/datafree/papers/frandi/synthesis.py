@@ -8,11 +8,12 @@ import torch
 from pydantic import Field
 from torch import nn
 
+from ...config import Precision
 from ...core import batchnorm
 from ...core.image_optimization import images_from_noise, total_variation
 from ...core.metrics import count_classes
 from ...core.optimization import FitConfig
-from ...core.precision import Precision, uses_bf16
+from ...core.precision import uses_bf16
 from ...data.images import ImageSet, generated
 
 

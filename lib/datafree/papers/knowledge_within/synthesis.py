@@ -20,12 +20,12 @@ from safetensors.torch import save_file
 from torch import nn
 
 from ... import files
-from ...config import Strict
+from ...config import Precision, Strict
 from ...core import batchnorm
 from ...core.image_optimization import optimize_images
 from ...core.metrics import count_classes
 from ...core.optimization import FitConfig
-from ...core.precision import Precision, uses_bf16
+from ...core.precision import uses_bf16
 from ...data.images import ImageSet, generated
 from ...errors import DataFreeError
 from ...networks.blocks import normalization
@@ -245,7 +245,7 @@ class Algorithm1:
         terms = {
             "J_KL": self.divergence(measured),
             "class_term": class_term(logits.float(), self.targets.repeat(config.copies), config.temperature),
-            "smoothness": fast_smoothness(self.images, self.blur),
+            "smoothness": fast_smoothness(x, self.blur),
         }
         for name, value in terms.items():
             self.history[name].append(value.item())

@@ -90,8 +90,15 @@ def _prepared(model: nn.Module, config: quantization.LayerWise, **options) -> nn
     """The fused network, to be measured or trained, on the paper's quantiser."""
     graph = trace(model)
     names = [layer.name for layer in graph.layers]
+    sums = config.sums == "rounded"
     return quantized.prepare(
-        fold_all(model, graph), config.weight_bits, config.act_bits, zero_on_grid=False, names=names, **options
+        fold_all(model, graph),
+        config.weight_bits,
+        config.act_bits,
+        zero_on_grid=False,
+        names=names,
+        sums=sums,
+        **options,
     )
 
 

@@ -320,6 +320,42 @@ def _apply(model: nn.Module, pairs: list[Pair], buffered: tuple[Pair, ...], scal
         scale_columns(last, scales[p.first])
 
 
+class CappedReLU(nn.Module):
+    """max(0, x), and no more than the channel's own cap [C]: what ReLU6 is to a channel that was divided by s, with 6/s."""
+
+    def __init__(self, cap: torch.Tensor):
+        super().__init__()
+        self.register_buffer("cap", cap.clone())
+
+    def forward(self, x):
+        return torch.minimum(x.relu(), self.cap.view(1, -1, *[1] * (x.ndim - 2)))
+
+
+@torch.no_grad()
+def capped(model: nn.Module, graph: Graph, found: Equalized) -> nn.Module:
+    r"""A copy with caps in place of the buffers around each ReLU6, which integers can run; ours.
+
+    .. math:: \frac1s \min\bigl(\max(0, s\,y), 6\bigr) = \min\bigl(\max(0, y), \tfrac6s\bigr)
+
+    Args:
+        model: `found.model`, or that network quantised with its inputs rounded behind the buffers.
+        graph: of the network that was equalised.
+    Returns:
+        the same function. Where the input is rounded before the buffers there is no such form: the factor of an input
+        channel then sits between two grids.
+    """
+    model = copy.deepcopy(model)
+    for pair in found.buffered:
+        if pair.acts == ("relu6",):
+            first, last = model.get_submodule(pair.first), model.get_submodule(pair.last)
+            put_module(model, graph.activation(pair.first), CappedReLU(6 / first.v_out))
+            first.v_out.fill_(1), last.v_in.fill_(1)
+    for name, layer in [(n, m) for n, m in model.named_modules() if isinstance(m, BufferedLayer)]:
+        if (layer.v_in == 1).all() and (layer.v_out == 1).all():
+            put_module(model, name, layer.inner)
+    return model
+
+
 @torch.no_grad()
 def fold_buffers(model: nn.Module) -> nn.Module:
     """A copy whose buffers are part of weight and bias: no parameter more than before (Layer-Wise Data-Free CNN Compression, section III-A).

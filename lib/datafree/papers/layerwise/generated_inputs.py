@@ -66,6 +66,26 @@ def block_output(beta: torch.Tensor, gamma: torch.Tensor, shape: tuple[int, int,
     return noise.mul_(gamma.abs().view(1, -1, 1, 1)).add_(beta.view(1, -1, 1, 1))
 
 
+def imitated(
+    feed: Feed, moments: NamedMoments, shape: tuple[int, int, int], generator: torch.Generator, channels: int = 0
+) -> torch.Tensor:
+    """The value [N, C, H, W] of a tree whose leaves are drawn by eq. 11; those without moments are N(0, 1).
+
+    Args:
+        channels: of leaves for which the tree does not say it.
+    """
+    place = next((beta.device for beta, _ in moments.values()), generator.device)
+
+    def leaf(part: Feed) -> torch.Tensor:
+        if part.name in moments:
+            beta, var = moments[part.name]
+            return block_output(beta, var.sqrt(), shape, generator)
+        size = shape[0], part.channels or channels, *shape[1:]
+        return torch.randn(size, generator=generator, device=generator.device).to(place)
+
+    return feed.value(leaf, spatial=False)
+
+
 def layer_input(
     graph: Graph, name: str, moments: NamedMoments, shape: tuple[int, int, int], generator: torch.Generator, *,
     activation: bool = True, pooled: bool = False, feed: Feed | None = None,
@@ -89,17 +109,8 @@ def layer_input(
     layer, feed = graph.layer(name), feed or graph.feeding(name)
     shape = _linear_shape(layer, feed, shape, pooled) if layer.kind == "linear" else shape
     feed = feed if activation else without_activation(feed)
-
-    def leaf(part: Feed) -> torch.Tensor:
-        if part.name in moments:
-            beta, var = moments[part.name]
-            return block_output(beta, var.sqrt(), shape, generator)
-        here = graph.modules[name].weight.device
-        size = shape[0], part.channels or layer.inputs, *shape[1:]
-        return torch.randn(size, generator=generator, device=generator.device).to(here)
-
     head = feed.terms[0] if pooled and feed.kind == "pool" else feed
-    x = head.value(leaf, spatial=False)
+    x = imitated(head, moments, shape, generator, layer.inputs)
     x = feed.apply(x) if head is not feed else x
     x = x.flatten(1) if layer.kind == "linear" else x
     if x.shape[1] != layer.inputs:

@@ -27,7 +27,7 @@ from ...core.graph import Feed, Graph, fold_all, put_module, trace
 from ...core.optimization import FitConfig, rate_factor
 from ...core.register import Result, method
 from ...errors import DataFreeError
-from . import equalization, generated_inputs
+from . import closed_form, equalization, generated_inputs
 
 STANDARD = Feed("input", "input")
 """Stands for whatever feeds a layer where its input is to be N(0, 1)."""
@@ -262,6 +262,13 @@ class _Expected:
         self.shape = groups, rows, columns * taps
         self.leave = None if (leave == 1).all() else leave.view(groups, rows, 1)
 
+    def rows(self) -> closed_form.Rows:
+        """The same as lines, one for each row of the weight."""
+        groups, rows, count = self.shape
+        leave = self.weight.new_ones(groups * rows) if self.leave is None else self.leave.flatten()
+        mean, variance = (v.unsqueeze(1).expand(self.shape).reshape(-1, count) for v in (self.mean, self.variance))
+        return closed_form.Rows(self.weight.view(-1, count), mean, variance, leave.square() / len(leave))
+
     def __call__(self) -> torch.Tensor:
         error = (self.student.weight - self.weight).view(self.shape)
         return expected_layer_loss(error if self.leave is None else error * self.leave, self.mean, self.variance)
@@ -307,21 +314,25 @@ def threshold_decay(student: nn.Module, strength: float) -> torch.Tensor:
 
 
 def train(
-    student: nn.Module, losses: Losses, config: LayerWisePruning, watch: Callable[[int], None] | None = None
-) -> dict[str, list[float]]:
+    student: nn.Module, losses: Losses, config: LayerWisePruning, watch: Callable[[int], None] | None = None,
+    fast: bool = True,
+) -> dict[str, torch.Tensor]:  # fmt: skip
     """Adam on the weights and thresholds of the layers in `losses`, all at once.
 
     Adam works value by value and no loss reads two layers, so this equals one run for each layer.
 
     Args:
         watch: called with the number of the step before every step.
+        fast: expected losses by `closed_form` (the same numbers), not each by autograd.
     Returns:
-        layer -> the loss of every step.
+        layer -> the loss of every step [steps].
     """
     layers = {name: inner_layer(student, name) for name in losses}
-    chosen = nn.ModuleList(layers.values())
-    history: dict[str, list[float]] = {name: [] for name in losses}
+    chosen, seen = nn.ModuleList(layers.values()), []
     coupled = config.decay if config.decay_form == "coupled" else 0.0
+    together = fast and all(isinstance(draw, _Expected) for draw in losses.values())
+    parameters = closed_form.shared(chosen) if together else [p for m in chosen for p in (m.inner.weight, m.s)]
+    known = closed_form.SumOfLosses([draw.rows() for draw in losses.values()]) if together else None
 
     def before(step: int) -> None:
         if watch:
@@ -329,20 +340,19 @@ def train(
         if config.decay_form == "decoupled":  # s <- (1 - rate lambda) s, apart from Adam
             rate = config.rate * rate_factor(step, config.steps, 0.0)
             with torch.no_grad():
-                for layer in layers.values():
+                for layer in chosen:
                     layer.s.mul_(1 - rate * config.decay)
 
     def loss() -> torch.Tensor:
-        drawn = torch.stack([draw() for draw in losses.values()])
-        for values, value in zip(history.values(), drawn.tolist()):
-            values.append(value)
-        return drawn.sum() + threshold_decay(chosen, coupled)
+        drawn = known(*parameters) if known else torch.stack([draw() for draw in losses.values()])
+        seen.append(drawn.detach())
+        decay = 0.5 * coupled * parameters[1].square().sum() if known else threshold_decay(chosen, coupled)
+        return drawn.sum() + decay
 
-    parameters = [p for layer in layers.values() for p in (layer.inner.weight, layer.s)]
     decay = config.decay if config.decay_weights else 0.0
     plan = FitConfig(steps=config.steps, rate=config.rate, optimizer="adam", momentum=0.9, decay=decay, warmup=0.0)
     train_student(chosen, loss, plan, parameters=parameters, watch=before, what="layer-wise pruning", progress=False)
-    return history
+    return dict(zip(losses, torch.stack(seen).unbind(1)))
 
 
 def equalized(model: nn.Module, graph: Graph, config: LayerWisePruning) -> tuple[nn.Module, NamedMoments]:
@@ -379,7 +389,7 @@ def compress(model: nn.Module, config: LayerWisePruning) -> Result:
         "sparsity": pruning.sparsity(weights.values()),
         "layers": {name: pruning.sparsity([w]) for name, w in weights.items()},
         "thresholds": {name: inner_layer(student, name).s.item() for name in weights},
-        "losses": {name: (values[0], values[-1]) for name, values in history.items()},
+        "losses": {name: (values[0].item(), values[-1].item()) for name, values in history.items()},
         "method_seconds": time.perf_counter() - clock,
         "not_handled": graph.problems(),
     }

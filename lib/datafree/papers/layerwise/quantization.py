@@ -17,7 +17,7 @@ from ...baselines import dfq
 from ...config import Strict
 from ...core import observers, quantized, quantizer
 from ...core.batchnorm import NamedMoments
-from ...core.graph import Graph, fold_all, trace
+from ...core.graph import Feed, Graph, fold_all, trace
 from ...core.register import Result, method
 from ...networks.blocks import normalization
 from . import equalization, generated_inputs
@@ -36,6 +36,10 @@ class LayerWise(Strict):
     )
     grid: int = Field(100, ge=1, le=1000, description="N of figure 4")
     samples: int = Field(2000, ge=10, le=1_000_000, description="imitated inputs a layer (figure 4: batch 2000)")
+    sums: Literal["rounded", "float"] = Field(
+        "rounded",
+        description="what additions put out: rounded, so that skip paths carry levels too (section III-C), or float",
+    )
     inputs: Literal["before_buffers", "behind_buffers"] = Field(
         "before_buffers", description="where a layer with buffers rounds its input; not given (ReLU needs no buffers)"
     )
@@ -59,12 +63,23 @@ def _input_of(
 def _limits(
     graph: Graph, name: str, moments: NamedMoments, v_in: torch.Tensor | None, config: LayerWise
 ) -> quantizer.Limits:
-    feed, inputs = graph.feeding(name), graph.layer(name).inputs
     if config.ranges == "six_sigma":
-        return dfq.input_range(feed, moments, inputs, v_in)
+        return dfq.input_range(graph.feeding(name), moments, graph.layer(name).inputs, v_in)
+    return _observed(_input_of(graph, name, moments, v_in, config), config)
+
+
+def _observed(x: torch.Tensor, config: LayerWise) -> quantizer.Limits:
     observer = OBSERVERS[config.ranges](config)
-    observer.observe(_input_of(graph, name, moments, v_in, config))
+    observer.observe(x)
     return observer.range()
+
+
+def _limits_of_sum(feed: Feed, moments: NamedMoments, config: LayerWise) -> quantizer.Limits:
+    if config.ranges == "six_sigma":
+        low, high = dfq.six_sigma_range(feed, moments, 0)
+        return low.amin(), high.amax()
+    generator = torch.Generator().manual_seed(config.seed)
+    return _observed(generated_inputs.imitated(feed, moments, (config.samples, 1, 1), generator), config)
 
 
 OBSERVERS = {
@@ -82,7 +97,10 @@ def pixel_limits(model: nn.Module) -> quantizer.Limits:
 
 @torch.no_grad()
 def set_ranges(student: nn.Module, graph: Graph, moments: NamedMoments, config: LayerWise) -> None:
-    """Range of every layer's input, in place; no image and no gradient."""
+    """Range of every layer's input and of every rounded sum, in place; no image and no gradient."""
+    if config.sums == "rounded":
+        for k, feed in enumerate(graph.sums()):
+            student.get_submodule(f"sums.{k}").set_range(*_limits_of_sum(feed, moments, config))
     for layer in graph.layers:
         quantised, module = quantized.quantized_layer(student, layer.name), student.get_submodule(layer.name)
         v_in = getattr(module, "v_in", None)  # of buffers before the rounding; inside it they do not matter
@@ -103,8 +121,9 @@ def rounded(model: nn.Module, graph: Graph, config: LayerWise) -> nn.Module:
         buffered = isinstance(model.get_submodule(layer.name), equalization.BufferedLayer)
         names.append(f"{layer.name}.inner" if buffered and config.inputs == "behind_buffers" else layer.name)
     student = quantized.prepare(
-        model, config.weight_bits, config.act_bits, per_channel=config.per_channel, zero_on_grid=False, names=names
-    )
+        model, config.weight_bits, config.act_bits, per_channel=config.per_channel, zero_on_grid=False, names=names,
+        sums=config.sums == "rounded",
+    )  # fmt: skip
     return quantized.convert(student, inplace=True)
 
 

@@ -15,25 +15,28 @@ from torch import fx, nn
 
 from ...baselines import neuron_merging
 from ...config import Strict
-from ...core import pruning, quantizer
+from ...core import batchnorm, pruning, quantizer
 from ...core.flops import weight_bytes
-from ...core.graph import Graph, Pair, trace
+from ...core.graph import Pair, put_module, trace
 from ...core.register import Result, method
 from ...data.images import ImageSet
 from ...errors import DataFreeError
 from . import moment_matching, reconstruction
 
 Images = ImageSet | moment_matching.Observed | None
-Repair = Literal["none", "bias", "merging", "closed_form", "gaussian", "images"]
+Repair = Literal["none", "bias", "merging", "closed_form", "nonnegative", "gaussian", "images"]
 REPAIRS: dict[str, str] = {
     "none": "no repair",
     "bias": "bias only",
     "merging": "Neuron Merging",
     "closed_form": "closed form",
+    "nonnegative": "closed form, s >= 0",
     "gaussian": "rectified Gaussians",
     "images": "images",
 }
 """The ways to repair the next layer, with the names shown in figures."""
+SOLVERS = {"closed_form": reconstruction.closed_form, "nonnegative": reconstruction.closed_form_nonnegative}
+"""Repairs that minimise the loss of section 3.3."""
 
 
 class UDFC(Strict):
@@ -46,7 +49,9 @@ class UDFC(Strict):
     per_channel: bool = Field(True, description="weight ranges per output channel; not given")
     criterion: Literal["l1", "l2", "residual"] = Field("l2", description="which channels go; not given. residual: ours")
     scope: Literal["layer", "global"] = Field("layer", description="ratio of each layer or of all; not given")
-    repair: Repair = Field("closed_form", description="closed_form is the derivation; gaussian and images are ours")
+    repair: Repair = Field(
+        "closed_form", description="closed_form is the derivation; nonnegative, gaussian, images: ours"
+    )
     alpha1: float = Field(
         reconstruction.ALPHA1, ge=0, description="weight of the BatchNorm residual, as a secondary source reports it"
     )
@@ -83,8 +88,8 @@ class Compression:
     `arrive` is called for every layer in the order they run, with its input where there are images.
     """
 
-    def __init__(self, model: nn.Module, config: UDFC, images: Images = None, graph: Graph | None = None):
-        self.config, self.graph = config, graph or trace(model)
+    def __init__(self, model: nn.Module, config: UDFC, images: Images = None):
+        self.config, self.graph = config, trace(model)
         self.pairs = [pair for pair in pruning.prunable(self.graph) if pair.acts]
         self._preflight(images)
         self.net = copy.deepcopy(model).eval()
@@ -191,15 +196,12 @@ class Compression:
                 return here, found.mean - here.T @ found.mean_hat, None
             solved, intercept = moment_matching.match(found, here, config.ridge)
             return reconstruction.unified(keep, solved, damaged), torch.where(damaged, intercept, none), found
-        if config.repair == "closed_form":
+        if config.repair in SOLVERS:
             left = reconstruction.Folded(damage.left.a[:, keep], damage.left.c[keep])
-            return (
-                reconstruction.unified(
-                    keep, reconstruction.closed_form(left, damage.whole, config.alpha1, config.alpha2), damaged
-                ),
-                none,
-                None,
-            )
+            lost = reconstruction.Folded(damage.whole.a[:, damaged], damage.whole.c[damaged])
+            solved = here.clone()
+            solved[:, damaged] = SOLVERS[config.repair](left, lost, config.alpha1, config.alpha2)
+            return reconstruction.unified(keep, solved, damaged), none, None
         return here if damage.coefficients is None else damage.coefficients, none, None
 
     def repair(self, pair: Pair, x: torch.Tensor | None = None) -> None:
@@ -225,7 +227,7 @@ class Compression:
             if name in self.kept_norm:
                 keep = self.keep[self.kept_norm[name]]
                 mean, var = mean[keep], var[keep]
-            moment_matching.align(self.net.get_submodule(name), z, (mean, var))
+            batchnorm.align(self.net.get_submodule(name), z, (mean, var))
 
 
 def absorb(net: nn.Module, norm: str | None, layer: nn.Module, shift: torch.Tensor) -> None:
@@ -319,16 +321,22 @@ def map_errors(model: nn.Module, config: UDFC, images: ImageSet) -> dict[str, fl
     Returns:
         layer l -> e, one value a pair. Equation ours. Book: {ref}`ud-error`.
     """
-    wiring = Compression(model, config)
-    where = {p.first: wiring.graph.layer(p.last).norm or p.last for p in wiring.pairs}
+    work = Compression(model, config)
+    norm_of = {layer.name: layer.norm for layer in work.graph.layers}
+    where = {p.first: norm_of[p.last] or p.last for p in work.pairs}
     before = moment_matching.maps(model, list(where.values()), images)
     errors = {}
-    for pair in wiring.pairs:
-        work, name = Compression(model, config, graph=wiring.graph), where[pair.first]
-        work.damage(work.first[pair.first])
-        work.repair(work.first[pair.first])
+    for pair in work.pairs:
+        layers = (pair.first, *pair.middle, pair.last)
+        touched = [name for name in (*layers, *map(norm_of.get, layers)) if name]
+        whole = {name: copy.deepcopy(work.net.get_submodule(name)) for name in touched}
+        work.damage(pair)
+        work.repair(pair)
+        name = where[pair.first]
         z, z_hat = before[name], moment_matching.maps(work.net, [name], images)[name]
         # Z minus its mean a channel
         centred = z - z.transpose(0, 1).flatten(1).mean(1).view(1, -1, *[1] * (z.ndim - 2))
         errors[pair.first] = ((z_hat - z).square().sum() / centred.square().sum()).item()
+        for name, module in whole.items():
+            put_module(work.net, name, module)
     return errors

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from scipy.optimize import nnls
 from torch import nn
 
 from ...core import batchnorm
@@ -104,6 +106,12 @@ def closed_form(left: Folded, lost: Folded, alpha1: float = ALPHA1, alpha2: floa
     Raises:
         DataFreeError: alpha2 is zero and the channels that are left depend on each other.
     """
+    factor, right = _normal_equations(left, lost, alpha1, alpha2)
+    return torch.cholesky_solve(right, factor)
+
+
+def _normal_equations(left: Folded, lost: Folded, alpha1: float, alpha2: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cholesky factor L [K, K] of half the Hessian, and the right sides [K, J]."""
     system = left.a.T @ left.a + alpha1 * torch.outer(left.c, left.c)
     # A'A + alpha_1 c c' + alpha_2 I: positive definite, so Cholesky
     system.diagonal().add_(alpha2)
@@ -112,7 +120,27 @@ def closed_form(left: Folded, lost: Folded, alpha1: float = ALPHA1, alpha2: floa
         raise DataFreeError(
             f"the channels that are left depend on each other and alpha2 is {alpha2}; give alpha2 above zero."
         )
-    return torch.cholesky_solve(left.a.T @ lost.a + alpha1 * torch.outer(left.c, lost.c), factor)
+    return factor, left.a.T @ lost.a + alpha1 * torch.outer(left.c, lost.c)
+
+
+def closed_form_nonnegative(left: Folded, lost: Folded, alpha1: float = ALPHA1, alpha2: float = ALPHA2) -> torch.Tensor:
+    r"""The minimiser of the same loss among coefficients that are not negative (ours, after UDFC, section 4).
+
+    .. math:: \min_{s \ge 0} \ell(s) = \min_{s \ge 0} \| L^\top s - L^{-1} b \|^2 + \text{const}, \qquad
+              L L^\top = \hat A^\top \hat A + \alpha_1 \hat c \hat c^\top + \alpha_2 I, \quad
+              b = \hat A^\top a_j + \alpha_1 c_j \hat c
+
+    relu commutes with sums of one sign better than with mixed ones. Solved by active sets, column by column.
+
+    Args:
+        left, lost, alpha1, alpha2: as in `closed_form`.
+    Returns:
+        [K, J], nowhere below zero. Book: {ref}`ud-nonnegative`.
+    """
+    factor, right = _normal_equations(left, lost, alpha1, alpha2)
+    wanted = torch.linalg.solve_triangular(factor, right, upper=False).numpy()  # L^-1 b
+    columns = [nnls(factor.T.numpy(), column)[0] for column in wanted.T]
+    return torch.from_numpy(np.stack(columns, 1))
 
 
 def unified(keep: torch.Tensor, solved: torch.Tensor, damaged: torch.Tensor) -> torch.Tensor:

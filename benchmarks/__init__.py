@@ -1,0 +1,1 @@
+"""Our code beside the plain way, the bare floor and the peers: `make bench` runs every case registered here."""

@@ -94,4 +94,12 @@ def test_distillation_and_correspondence_have_their_rows():
 def test_a_value_that_is_missing_is_a_dash_and_one_number_has_no_deviation(missing):
     sets = {"CIFAR-10": missing, "random": 0.02222}
     text = paper_scale.page([record("04_kw_correspondence", pooled={"CIFAR-10": sets})])
-    assert "| J_KL (nats) | here | – | 0.0222 |" in text
+    assert "J_KL (nats) | here | – | – | – | – | 0.0222 | – |" in text
+
+
+def test_all_columns_of_table_3_stand_beside_the_paper():
+    sets = {"CIFAR-10": 0.04, "CIFAR-100": 0.02, "natural": 0.03, "digits": 0.1, "random": 1.0}
+    attacked = {"normalised": {"CIFAR-100": {"0.1": 2.1}}}
+    text = paper_scale.page([record("04_kw_correspondence", pooled={"CIFAR-100": sets}, fgsm_ratio=attacked)])
+    assert "| times its own set | here | 2 | 1 | 5 | 1.5 | 50 | 2.1 |" in text
+    assert "|  | paper | 1.1 | 1.0 | 3.9 | 1.3 | 14.8 | 1.9 |" in text

@@ -249,7 +249,8 @@ class LWPruning(NotebookParameters):
 class UDFCRepair(KWImages):
     """Parameters of 08_udfc."""
 
-    images: int = Field(128, ge=10, le=100_000, description="images of each source, which pass through the network")
+    images: int = Field(64, ge=10, le=100_000, description="images of each source, which pass through the network")
+    synthesis_batch: Batch = 64
     shares: Shares = "0.3 0.5"
     bits: Widths = "4 3"
     sources: str = Field(
@@ -259,8 +260,10 @@ class UDFCRepair(KWImages):
     )
     other_steps: int = Field(15, ge=1, le=100_000, description="steps on images for the other networks and for ranges")
     other_images: Batch = Field(32, description="images made for each of these")
-    test_images: TestImages = 500
-    side_images: int = Field(200, ge=10, le=1_000_000, description="test images of all but the main table, at most")
+    test_images: TestImages = 400
+    side_images: int = Field(150, ge=10, le=1_000_000, description="test images of all but the main table, at most")
+    vgg: Model = Field("slim_vgg", description="network for the introduction's VGG-16, of CIFAR-10")
+    vgg_weights: Weights = ""
 
 
 Reduction = Annotated[float, Field(gt=1, le=20, description="how many times fewer FLOPs")]
@@ -269,6 +272,9 @@ Reduction = Annotated[float, Field(gt=1, le=20, description="how many times fewe
 class FRanDIRecovery(NotebookParameters):
     """Parameters of 09_frandi_recovery."""
 
+    ranks: Literal["one share", "table 8"] = Field(
+        "one share", description="of the split layers: the same share of each, or those of table 8 for its ResNet-18"
+    )
     reduction: Reduction = 3.0
     images: int = Field(48, ge=16, le=4096, description="synthetic images of the main run (section 4.1: 256)")
     synthesis_steps: int = Field(40, ge=2, le=100_000, description="steps of Adam on them (section 4: 500)")

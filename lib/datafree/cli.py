@@ -286,6 +286,14 @@ def render(profile: Profile = "book"):
     book.render(profile)
 
 
+@app.command()
+def pdf(out: Annotated[Path | None, typer.Option(help="default: _build/book.pdf")] = None):
+    """Print the rendered book into one PDF, with a Chromium of this machine."""
+    from .book import pdf as printed
+
+    typer.echo(f"The book is printed: {printed.print_book(out or printed.BOOK)}")
+
+
 @app.command(hidden=True)
 def publish(
     runs: Annotated[list[str] | None, typer.Argument(help="runs, as NOTEBOOK-seedK")] = None, profile: Profile = "book"
@@ -294,6 +302,17 @@ def publish(
     from .book.build import publish_records
 
     typer.echo(f"{publish_records(profile, runs or [])} fresh records are in book/records")
+
+
+@app.command(hidden=True)
+def shorten(
+    folder: Annotated[Path, typer.Argument(help="where the copies go")],
+    profile: Annotated[str, typer.Option(help="whose parameters they get")] = "smoke",
+):
+    """Copy every notebook with the parameters of a short profile, for nbval."""
+    from .book.run import short_copies
+
+    typer.echo(f"{len(short_copies(folder, profile))} notebooks -> {folder}")
 
 
 # Evidence, and the checkout ---------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from pathlib import Path
 from .. import files
 from ..errors import DataFreeError
 from ..evidence.record import read, read_all
-from . import chapter_page, locks, plan, progress, run
+from . import chapter_page, dreams, locks, plan, progress, run
 
 SOURCE = files.BUILD / "src"
 HTML = files.BUILD / "html"
@@ -35,12 +35,15 @@ def stage(profile: str, notebooks: list[str]) -> Path:
     shutil.copytree(
         files.ROOT / "book",
         fresh,
-        ignore=shutil.ignore_patterns("records", "papers", "_toc.yml", "chapters.yaml", ".*"),
+        ignore=shutil.ignore_patterns(
+            "records", "papers", "_toc.yml", "chapters.yaml", "front.yaml", "explore.yaml", ".*"
+        ),
     )
     os.rename(fresh / "_static", fresh / "static")  # under its own name Jupyter Book would load every script in it
     shutil.copytree(PAGES, fresh, dirs_exist_ok=True)
     shutil.copy(EQUATIONS, fresh)
     (fresh / "notebooks").mkdir()
+    dreams.draw(profile, fresh / "static" / "figures")
     found = read_all()
     ledger = json.loads((fresh / "ledger.json").read_text(encoding="utf-8"))
     for name in notebooks:

@@ -10,20 +10,17 @@ from collections.abc import Mapping, Sequence
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
+import seaborn as sns
 import torch
 from IPython.display import display
-from matplotlib.colors import to_rgb
 
 from .figures import INK, SVG
 
-_HEX = ("0173b2", "de8f05", "029e73", "d55e00", "cc78bc", "ca9161", "fbafe4", "949494", "ece133", "56b4e9")
-PALETTE = tuple(to_rgb(f"#{color}") for color in _HEX)
-"""Ten colours that colour-blind people tell apart (seaborn's 'colorblind')."""
-
+PALETTE = sns.color_palette("colorblind")
 SOURCES = {"real": PALETTE[7], "BNS": PALETTE[0], "BNS + I": PALETTE[2], "I": PALETTE[1], "G": PALETTE[4]}
 """One colour for each source of images, the same in every chapter."""
 
-METHODS = {"knowledge_within": "#0173b2", "layerwise": "#029e73", "udfc": "#b85c00", "frandi": "#8b4fa6"}
+METHODS = {"knowledge_within": "#0173b2", "layerwise": "#00785a", "udfc": "#b85c00", "frandi": "#8b4fa6"}
 """One colour for each paper, the same in the whole book; as text each has contrast enough on white."""
 
 MARKERS = {"real": "s", "BNS": "o", "BNS + I": "D", "I": "^", "G": "v"}

@@ -32,7 +32,7 @@ def staged(notebook: dict) -> dict:
     story = [without_chatter(cell) for cell in notebook["cells"] if not _ends(cell)]
     cells = [part for cell in story for part in with_sources(cell, known)]
     cells = [without_cited_numbers(wrapped(cell)) for cell in cells]
-    return notebook | {"cells": list(folded(cells, known))}
+    return notebook | {"cells": joined(list(folded(cells, known)))}
 
 
 def text_of(cell: Cell) -> str:
@@ -178,6 +178,22 @@ READER_TOOLS = ("datafree.book", "datafree.evidence", "datafree.DataFreeError")
 """What of the library only draws, keeps or compares."""
 
 
+def joined(cells: list[Cell]) -> list[Cell]:
+    """The cells with neighbours that both set up, and show nothing, as one."""
+    found: list[Cell] = []
+    for cell in cells:
+        last = found[-1] if found else None
+        if last and _sets_up(last) and _sets_up(cell):
+            found[-1] = last | {"source": text_of(last).rstrip() + "\n\n" + text_of(cell)}
+        else:
+            found.append(cell)
+    return found
+
+
+def _sets_up(cell: Cell) -> bool:
+    return cell["metadata"].get("mystnb", {}).get("code_prompt_show") == SETTING_UP and not cell["outputs"]
+
+
 def folded(cells: list[Cell], known: dict[str, str]) -> Iterator[Cell]:
     """The cells, folded where they are no part of the story, with words on the fold that say what is inside."""
     heading = ""
@@ -290,3 +306,16 @@ def with_head(cells: list[Cell], **content: Any) -> list[Cell]:
         sections=sections[1].rstrip(".") if sections else "", **content,
     )  # fmt: skip
     return [markdown_cell(head), *cells[1:]]
+
+
+_CLOSING = re.compile(r"^(?=## (?:Paper against here|Summary)\b)", re.M)
+
+
+def before_closing(cells: list[Cell], text: str) -> list[Cell]:
+    """The cells with `text` before the sections that close a chapter; at the end where there are none."""
+    for k, cell in enumerate(cells):
+        parts = _CLOSING.split(text_of(cell), maxsplit=1) if cell["cell_type"] == "markdown" else []
+        if len(parts) == 2:
+            around = [markdown_cell(part) for part in (parts[0].rstrip(), text, parts[1]) if part]
+            return [*cells[:k], *around, *cells[k + 1 :]]
+    return [*cells, markdown_cell(text)]

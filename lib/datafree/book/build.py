@@ -24,6 +24,9 @@ from . import chapter_page, dreams, locks, plan, progress, run
 SOURCE = files.BUILD / "src"
 HTML = files.BUILD / "html"
 PAGES = files.BUILD / "pages"
+TEXTS = ("chapters.yaml", "front.yaml", "explore.yaml", "handouts.yaml")
+"""Files of book/ that pages are made of, and no pages themselves."""
+
 EQUATIONS = files.BUILD / "equations.md"
 LOGS = files.BUILD / "logs"
 
@@ -35,9 +38,7 @@ def stage(profile: str, notebooks: list[str]) -> Path:
     shutil.copytree(
         files.ROOT / "book",
         fresh,
-        ignore=shutil.ignore_patterns(
-            "records", "papers", "_toc.yml", "chapters.yaml", "front.yaml", "explore.yaml", ".*"
-        ),
+        ignore=shutil.ignore_patterns("records", "papers", "_toc.yml", *TEXTS, ".*"),
     )
     os.rename(fresh / "_static", fresh / "static")  # under its own name Jupyter Book would load every script in it
     shutil.copytree(PAGES, fresh, dirs_exist_ok=True)

@@ -9,7 +9,6 @@ from pathlib import Path
 from datafree.book.progress import expected
 
 PROFILE = config.get("profile", "book")
-SEEDS = range(5)
 SCHEMES = ("inception", "bns", "bns_inception")
 NEEDS_IMAGES = ("02_kw_calibration", "03_kw_distillation", "04_kw_correspondence", "08_udfc")
 
@@ -52,8 +51,8 @@ rule images:
 
 
 rule audit:
-    input: expand(RECORD, profile=PROFILE, name=NOTEBOOKS, seed=SEEDS)
-    shell: "{DATAFREE} publish {NOTEBOOKS} --profile {PROFILE}"
+    input: [RECORD.format(profile=PROFILE, name=name, seed=seed) for name, _, seed in (run.rpartition("-seed") for run in DUE)]
+    shell: "{DATAFREE} publish {DUE} --profile {PROFILE}"
 
 
 # First of all, because several chapters wait for them.

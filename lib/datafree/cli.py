@@ -251,12 +251,13 @@ def build(
     cores: Annotated[
         int | None, typer.Option(help="processor cores to use, a notebook each; default: all", min=1)
     ] = None,
+    seeds: Annotated[int, typer.Option(help="of an audit: seeds 0, 1, ...", min=1)] = 3,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="only say what would be made")] = False,
 ):
     """Bring the book (or a part of it) up to date: only what changed is made again."""
     from .book import build as book
 
-    book.build(goal, profile, cores, dry_run)
+    book.build(goal, profile, cores, seeds, dry_run)
     if goal == "book" and not dry_run:
         typer.echo(f"The book is ready: {book.HTML / 'index.html'}")
 
@@ -294,12 +295,24 @@ def pdf(out: Annotated[Path | None, typer.Option(help="default: _build/book.pdf"
 
 
 @app.command(hidden=True)
-def publish(notebooks: list[str], profile: Profile = "book", seeds: Annotated[int, typer.Option(min=1)] = 5):
-    """Copy the fresh records of seeds 0, 1, ... to book/records."""
+def publish(
+    runs: Annotated[list[str] | None, typer.Argument(help="runs, as NOTEBOOK-seedK")] = None, profile: Profile = "book"
+):
+    """Copy fresh records to book/records."""
     from .book.build import publish_records
 
-    count = publish_records(profile, notebooks, list(range(seeds)))
-    typer.echo(f"{count} records are in book/records")
+    typer.echo(f"{publish_records(profile, runs or [])} fresh records are in book/records")
+
+
+@app.command(hidden=True)
+def shorten(
+    folder: Annotated[Path, typer.Argument(help="where the copies go")],
+    profile: Annotated[str, typer.Option(help="whose parameters they get")] = "smoke",
+):
+    """Copy every notebook with the parameters of a short profile, for nbval."""
+    from .book.run import short_copies
+
+    typer.echo(f"{len(short_copies(folder, profile))} notebooks -> {folder}")
 
 
 # Evidence, and the checkout ---------------------------------------------------------------------------------------

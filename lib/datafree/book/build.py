@@ -112,14 +112,14 @@ def render(profile: str) -> Path:
     return HTML / "index.html"
 
 
-def publish_records(profile: str, notebooks: list[str], seeds: list[int]) -> int:
-    """Copy fresh records to book/records, where they are committed; return how many there were."""
-    for name in notebooks:
-        for seed in seeds:
-            _, fresh = run.places(name, profile, seed)
-            target = files.RECORDS / fresh.relative_to(files.BUILD / "records")
-            files.write_atomically(target, lambda temporary, fresh=fresh: shutil.copyfile(fresh, temporary))
-    return len(notebooks) * len(seeds)
+def publish_records(profile: str, runs: list[str]) -> int:
+    """Copy the fresh records of runs named NOTEBOOK-seedK to book/records, where they are committed; return their number."""
+    for name in runs:
+        notebook, _, seed = name.rpartition("-seed")
+        _, fresh = run.places(notebook, profile, int(seed))
+        target = files.RECORDS / fresh.relative_to(files.BUILD / "records")
+        files.write_atomically(target, lambda temporary, fresh=fresh: shutil.copyfile(fresh, temporary))
+    return len(runs)
 
 
 def orphans() -> list[str]:
@@ -141,11 +141,14 @@ def _busy(_, process: str | None) -> str:
     return f"another build is running (process {process}); wait for it, or end it with 'kill {process}'."
 
 
-def build(goal: str = "book", profile: str = "book", cores: int | None = None, dry: bool = False) -> None:
+def build(
+    goal: str = "book", profile: str = "book", cores: int | None = None, seeds: int = plan.AUDITED, dry: bool = False
+) -> None:
     """Bring `goal` up to date with Snakemake; one build at a time, left-over locks are removed.
 
     Args:
         cores: default: `plan.usual_cores`.
+        seeds: of an audit, how many.
         dry: only print which steps there are to do.
     Raises:
         DataFreeError: another build or a left-over process is at work, or a step failed.
@@ -155,7 +158,7 @@ def build(goal: str = "book", profile: str = "book", cores: int | None = None, d
         left_over = orphans()
         if left_over:
             raise DataFreeError(left_over[0])
-        due = plan.due(goal, profile)
+        due = plan.due(goal, profile, seeds)
         command = _snakemake(goal, profile, cores, due)
         if dry:
             _tell_plan(due, command)

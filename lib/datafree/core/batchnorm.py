@@ -334,3 +334,39 @@ def recalibrate(model: nn.Module, images: ImageSet, batch: int = 256) -> nn.Modu
         for layer, momentum in zip(found, momenta):
             layer.momentum = momentum
     return model
+
+
+SHARE_MIN = 0.05
+"""The share of its input's variance that is taken to be left is never less: a BatchNorm is divided by it."""
+
+
+@torch.no_grad()
+def align(norm: nn.BatchNorm2d, z: torch.Tensor, before: Moments) -> None:
+    r"""Move a BatchNorm's statistics by what its input has changed on the same images.
+
+    .. math:: \mu \leftarrow \hat m + \sqrt{\hat v / v}\,(\mu - m), \qquad \sigma^2 \leftarrow \sigma^2\, \hat v / v
+
+    where m, v are the moments `before` and hatted ones those of z [N, C, H, W]: a change z -> a z + b leaves the
+    output as it was. Unlike a plain recalibration it keeps what the stored statistics know better than the images.
+    Book: {ref}`ud-align`.
+    """
+    mean, var = before
+    mean_hat = z.mean((0, 2, 3))
+    var_hat = (z.square().mean((0, 2, 3)) - mean_hat.square()).clamp_min(0)
+    share = (var_hat / var.clamp_min(1e-12)).clamp_min(SHARE_MIN)
+    norm.running_mean.copy_(mean_hat + share.sqrt() * (norm.running_mean - mean))
+    norm.running_var.mul_(share)
+
+
+@torch.no_grad()
+def realign(model: nn.Module, reference: nn.Module, images: ImageSet) -> nn.Module:
+    """`align` every BatchNorm of `model` with what `reference` makes of the same images, layer after layer, in one pass.
+
+    Args:
+        reference: the network as it was, with BatchNorm layers of the same names.
+    """
+    before = dict(zip((name for name, _ in layers(reference)), measure(reference, images)))
+    norms = dict(layers(model))
+    with input_hooks(model, norms, lambda name, z: align(norms[name], z, before[name])), evaluating(model):
+        model(images.floats())
+    return model

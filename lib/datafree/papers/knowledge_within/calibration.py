@@ -14,6 +14,7 @@ from ...core import observers, quantized
 from ...core.precision import autocast, uses_bf16
 from ...core.register import Result, method
 from ...data.images import ImageSet, random_crop_and_mirror
+from ...errors import DataFreeError
 from .distillation import DistillConfig, distill
 from .synthesis import SCHEMES, Scheme, SynthesisConfig, image_set
 
@@ -66,6 +67,15 @@ def uncalibrated(model: nn.Module, config: KnowledgeWithin) -> nn.Module:
     )
 
 
+def _refuse_noise_that_adapts(config: KnowledgeWithin) -> None:
+    taught = config.distillation
+    if taught and config.scheme == "gaussian" and taught.batchnorm == "running":
+        raise DataFreeError(
+            "BatchNorm that adapts to noise ruins the network; set distillation.batchnorm to frozen, or take other images "
+            "than those of the scheme gaussian."
+        )
+
+
 @method(
     "knowledge_within",
     paper="The Knowledge Within",
@@ -79,6 +89,7 @@ def compress(
     """Quantise `model` and calibrate it on `images`, or on images of `shape` that the model's own statistics make."""
     report = {"images": "given"}
     if images is None:
+        _refuse_noise_that_adapts(config)
         synthesis = SynthesisConfig(
             scheme=config.scheme, steps=config.synthesis_steps, copies=config.copies, seed=config.seed
         )

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import nn
 
-from ...core.distillation import Batches, StudentConfig, output_divergence, train_student
+from ...core.distillation import Batches, BatchNormMode, StudentConfig, output_divergence, train_student
 from ...core.hooks import feature_hooks, stages
 from ...core.precision import autocast, uses_bf16
 from ...data.images import ImageSet
@@ -63,6 +63,7 @@ class DistillConfig(StudentConfig):
     reduction: Literal["sum", "mean"] = Field(
         "sum", description="of the IQ loss over the values of an image (not given)"
     )
+    batchnorm: BatchNormMode = Field("running", description="of the student; on noise it must be frozen (section 3.1)")
     mixing: bool = Field(True, description="in-batch mixing of the inputs (section 4.2)")
     augment: bool = Field(True, description="random crop and mirror of every drawn batch (section 4.2)")
 

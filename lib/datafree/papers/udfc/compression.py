@@ -15,7 +15,7 @@ from torch import fx, nn
 
 from ...baselines import neuron_merging
 from ...config import Strict
-from ...core import pruning, quantizer
+from ...core import batchnorm, pruning, quantizer
 from ...core.flops import weight_bytes
 from ...core.graph import Pair, put_module, trace
 from ...core.register import Result, method
@@ -227,7 +227,7 @@ class Compression:
             if name in self.kept_norm:
                 keep = self.keep[self.kept_norm[name]]
                 mean, var = mean[keep], var[keep]
-            moment_matching.align(self.net.get_submodule(name), z, (mean, var))
+            batchnorm.align(self.net.get_submodule(name), z, (mean, var))
 
 
 def absorb(net: nn.Module, norm: str | None, layer: nn.Module, shift: torch.Tensor) -> None:

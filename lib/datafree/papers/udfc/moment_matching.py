@@ -274,21 +274,3 @@ def maps(net: nn.Module, names: list[str], images) -> dict[str, torch.Tensor]:
     with feature_hooks(net, names) as seen, evaluating(net):
         net(images.floats())
     return dict(zip(names, seen))
-
-
-@torch.no_grad()
-def align(norm: nn.BatchNorm2d, z: torch.Tensor, before: batchnorm.Moments) -> None:
-    r"""Move a BatchNorm's statistics by what its input has changed on the same images.
-
-    .. math:: \mu \leftarrow \hat m + \sqrt{\hat v / v}\,(\mu - m), \qquad \sigma^2 \leftarrow \sigma^2\, \hat v / v
-
-    where m, v are the moments `before` and hatted ones those of z [N, C, H, W]: a change z -> a z + b leaves the
-    output as it was. Unlike a plain recalibration it keeps what the stored statistics know better than the images.
-    Book: {ref}`ud-align`.
-    """
-    mean, var = before
-    mean_hat = z.mean((0, 2, 3))
-    var_hat = (z.square().mean((0, 2, 3)) - mean_hat.square()).clamp_min(0)
-    share = (var_hat / var.clamp_min(1e-12)).clamp_min(FACTOR_MIN)
-    norm.running_mean.copy_(mean_hat + share.sqrt() * (norm.running_mean - mean))
-    norm.running_var.mul_(share)

@@ -19,7 +19,7 @@ from pathlib import Path
 from .. import files
 from ..errors import DataFreeError
 from ..evidence.record import read, read_all
-from . import chapter_page, dreams, locks, plan, progress, run
+from . import chapter_page, dreams, locks, plan, progress, run, slides
 
 SOURCE = files.BUILD / "src"
 HTML = files.BUILD / "html"
@@ -107,6 +107,7 @@ def render(profile: str) -> Path:
         )
     pages = fresh / "_build" / "html"
     (pages / f".{profile}").touch()  # says what the book shows; Snakemake looks for it
+    slides.write(pages)
     swap(pages, HTML)
     shutil.rmtree(fresh)
     return HTML / "index.html"

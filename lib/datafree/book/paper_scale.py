@@ -120,6 +120,26 @@ def recovery(found: list[dict]) -> Table:
     return columns, [[found[0]["parameters"]["model"], "here", *here]]
 
 
+def regularisers(found: list[dict]) -> Table:
+    """Table 1 of FRanDI: priors of images in their loss, here and as printed for CIFAR-100."""
+    settings = {"none": (False, False), "L2": (False, True), "TV": (True, False), "both": (True, True)}
+    here = [_values(r["metrics"]["table1"].get(name) for r in found) for name in settings]
+    paper = [_printed("T1", {"tv": tv, "l2": l2}, "top1", "frandi") for tv, l2 in settings.values()]
+    return list(settings), _pair("top-1 (%)", here, paper)
+
+
+def losses(found: list[dict]) -> Table:
+    """Table 2 of FRanDI: seven losses of recovery, here and as printed for CIFAR-100."""
+    names = [(row["loss"], row["position"]) for row in found[0]["metrics"]["table2"]]
+    tables = [{(row["loss"], row["position"]): row["top-1 (%)"] for row in r["metrics"]["table2"]} for r in found]
+    here = [_values(table.get(name) for table in tables) for name in names]
+    paper = [
+        _printed("T2", {"loss": "FD (proposed)" if loss == "FD" else loss, "position": place}, "top1", "frandi")
+        for loss, place in names
+    ]
+    return [", ".join(name) for name in names], _pair("top-1 (%)", here, paper)
+
+
 def synthesis_steps(found: list[dict]) -> Table:
     """Chapter 09: how long the images are optimised."""
     by_run = [r["metrics"]["synthesis_steps"] for r in found]
@@ -200,6 +220,8 @@ TABLES = (
     ("06_lw_quantization", "EfficientNet-Lite0, agreement with its float self on ImageNet samples (%)", lite),
     ("08_udfc", "UDFC, channels pruned in the first layer of each pair (top-1, %)", repair),
     ("09_frandi_recovery", "FRanDI, split convolutions recovered (top-1, %)", recovery),
+    ("09_frandi_recovery", "FRanDI, table 1, priors of images (top-1, %)", regularisers),
+    ("09_frandi_recovery", "FRanDI, table 2, losses of recovery (top-1, %)", losses),
     ("09_frandi_recovery", "FRanDI, steps of synthesis", synthesis_steps),
     ("10_frandi_selection", "FRanDI, table 5's shape (%)", selection),
     ("11_frandi_prune_quantize", "FRanDI, table 9, rounded networks (top-1, %)", rounding),

@@ -280,7 +280,10 @@ def test_every_expression_of_a_template_that_holds_free_text_is_escaped():
                 r"\b(statement|where|note|reason|remark|commit|what|function|tests|words|line|why|unit|kind|effect_text)\b",
                 expression,
             )
-            assert not free or re.search(r"\| *(text|code|html|prose)\b|map\(\"code\"\)", expression), (path.name, expression)
+            assert not free or re.search(r"\| *(text|code|html|prose)\b|map\(\"code\"\)", expression), (
+                path.name,
+                expression,
+            )
 
 
 @pytest.mark.parametrize("text, said", [("a", "`a`"), ("a`b", "`` a`b ``"), ("``", "``` `` ```")])

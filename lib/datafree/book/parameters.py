@@ -144,7 +144,8 @@ Widths = Annotated[
 
 Also = Annotated[str, Field(description="of another network, as `weights` and `data` are; empty: as for the first one")]
 NoWidths = Annotated[
-    str, Field(pattern=r"^(([2-9]|1[0-6])( |$))*$", description="widths at which AKD and DI run on that network, if any")
+    str,
+    Field(pattern=r"^(([2-9]|1[0-6])( |$))*$", description="widths at which AKD and DI run on that network, if any"),
 ]
 LiteSize = Annotated[
     int, Field(ge=32, le=512, description="side of its images (224, at which it was trained, costs four times 112)")

@@ -9,7 +9,6 @@ from pathlib import Path
 from datafree.book.progress import expected
 
 PROFILE = config.get("profile", "book")
-SEEDS = range(5)
 SCHEMES = ("inception", "bns", "bns_inception")
 NEEDS_IMAGES = ("02_kw_calibration", "03_kw_distillation", "04_kw_correspondence", "08_udfc")
 
@@ -26,10 +25,8 @@ TESTS = sorted(str(p) for p in Path("tests").rglob("test_*.py"))
 PROSE = sorted(str(p) for p in Path("book").rglob("*") if p.is_file() and p.parts[1] not in ("records", "papers"))
 EVIDENCE = sorted(str(p) for folder in ("records", "papers") for p in Path("book", folder).rglob("*") if p.is_file())
 
-# A book rendered from another profile is out of date.
-MARKER = Path("_build/html/.profile")
-if MARKER.is_file() and MARKER.read_text() != PROFILE:
-    MARKER.unlink()
+# The rendered pages take the folder's place as a whole, so that it holds the mark of one profile.
+HTML = f"_build/html/.{PROFILE}"
 
 
 wildcard_constraints:
@@ -42,7 +39,7 @@ localrules: book, notebooks, images, audit
 
 
 rule book:
-    input: "_build/html/.profile", "_build/ledger.json", "_build/ledger.csv"
+    input: HTML, "_build/ledger.json", "_build/ledger.csv"
 
 
 rule notebooks:
@@ -54,8 +51,8 @@ rule images:
 
 
 rule audit:
-    input: expand(RECORD, profile=PROFILE, name=NOTEBOOKS, seed=SEEDS)
-    shell: "{DATAFREE} publish {NOTEBOOKS} --profile {PROFILE}"
+    input: [RECORD.format(profile=PROFILE, name=name, seed=seed) for name, _, seed in (run.rpartition("-seed") for run in DUE)]
+    shell: "{DATAFREE} publish {DUE} --profile {PROFILE}"
 
 
 # First of all, because several chapters wait for them.
@@ -85,7 +82,7 @@ rule notebook:
         record=RECORD,
     log: "_build/logs/{profile}-{name}-seed{seed}.log"
     params: begun="_build/logs/{profile}-{name}-seed{seed}.begun"
-    priority: lambda wildcards: expected(wildcards.name, wildcards.profile)
+    priority: lambda wildcards: expected(wildcards.name, wildcards.profile) or 0
     threads: 1
     shell:
         "touch {params.begun}; "
@@ -118,7 +115,7 @@ rule html:
     input:
         expand(EXECUTED, profile=PROFILE, name=NOTEBOOKS, seed=0), "_build/ledger.json", "_build/pages",
         "_build/equations.md", PROSE, LIBRARY, SOURCES, "_config.yml"
-    output: "_build/html/.profile"
+    output: HTML
     shell:
         "echo 'rendering the book'; "
         "{DATAFREE} stage {NOTEBOOKS} --profile {PROFILE} && {DATAFREE} render --profile {PROFILE}"

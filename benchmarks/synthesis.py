@@ -16,7 +16,9 @@ from . import networks, peers
 from .harness import Sides, case, furthest, growth
 
 GROUP = "Images from BatchNorm"
-BATCH, STEPS = 128, 3
+BATCH, STEPS, FEW = 128, 5, 3
+"""Images a step; steps of one measurement, which shares what is set up before the first; and those of the slow ways."""
+
 FLOOR = "forward and backward of the network as it is, to its input"
 
 
@@ -25,9 +27,9 @@ def no_bf16() -> str:
     return "" if bf16_pays() else "this processor has no instructions for bfloat16"
 
 
-def floor(net: torch.nn.Module, x: torch.Tensor, bf16: bool) -> None:
-    """STEPS times forward and backward to the input: no synthesis by gradients does without some form of it."""
-    for _ in range(STEPS):
+def floor(net: torch.nn.Module, x: torch.Tensor, bf16: bool, steps: int) -> None:
+    """So many times forward and backward to the input: no synthesis by gradients does without some form of it."""
+    for _ in range(steps):
         with autocast(bf16):
             y = net(x)
         torch.autograd.grad(y.float().sum(), x)
@@ -38,16 +40,19 @@ def step_over_floor(name: str, precision: str) -> Sides:
     x = torch.rand(BATCH, 3, 32, 32).contiguous(memory_format=torch.channels_last).requires_grad_()
     config = SynthesisConfig(batch=BATCH, steps=STEPS, copies=1, precision=precision)
     work = Algorithm1(net, config)
-    return Sides(partial(work.run, progress=False), partial(floor, net, x, precision == "bf16"), times=STEPS)
+    return Sides(partial(work.run, progress=False), partial(floor, net, x, precision == "bf16", STEPS), times=STEPS)
 
 
-for _name, _title in (("resnet20", "ResNet-20"), ("resnet44", "ResNet-44")):
-    for _precision, _when in (("float32", str), ("bf16", no_bf16)):
-        _words = f"{_title}, batch {BATCH}, {_precision}"
-        case(
-            f"synthesis step over its floor ({_words})", group=GROUP, when=_when, theirs=FLOOR,
-            ours=f"a whole step of algorithm 1: augment, statistics, loss, Adam ({_words})",
-        )(partial(step_over_floor, _name, _precision))  # fmt: skip
+for _name, _title, _precision, _when in (
+    ("resnet20", "ResNet-20", "float32", str),
+    ("resnet20", "ResNet-20", "bf16", no_bf16),
+    ("resnet44", "ResNet-44", "float32", str),
+):
+    _words = f"{_title}, batch {BATCH}, {_precision}"
+    case(
+        f"synthesis step over its floor ({_words})", group=GROUP, when=_when, theirs=FLOOR,
+        ours=f"a whole step of algorithm 1: augment, statistics, loss, Adam ({_words})",
+    )(partial(step_over_floor, _name, _precision))  # fmt: skip
 
 
 @case(
@@ -68,9 +73,9 @@ def bf16_over_float32() -> Sides:
 def zeroq_images() -> Sides:
     net, start = load_network("resnet20").requires_grad_(False), torch.randn(BATCH, 3, 32, 32)
     return Sides(
-        partial(zeroq.distilled_images, net, zeroq.ZeroQConfig(steps=STEPS, batch=BATCH)),
-        lambda: peers.zeroq_images(net, start.clone().requires_grad_(), STEPS),
-        times=STEPS,
+        partial(zeroq.distilled_images, net, zeroq.ZeroQConfig(steps=FEW, batch=BATCH)),
+        lambda: peers.zeroq_images(net, start.clone().requires_grad_(), FEW),
+        times=FEW,
     )
 
 
@@ -82,15 +87,15 @@ def zeroq_images() -> Sides:
 )  # fmt: skip
 def inverted_images() -> Sides:
     net = load_network("resnet20").requires_grad_(False)
-    config = deep_inversion.InversionConfig(steps=STEPS, batch=BATCH)
+    config = deep_inversion.InversionConfig(steps=FEW, batch=BATCH)
     # the noise and the classes that `invert` draws from the same seed
     start = torch.randn(BATCH, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     targets = torch.randint(0, 10, (BATCH,), generator=torch.Generator().manual_seed(0))
     weights = config.rate, config.variation, config.size
     return Sides(
         lambda: deep_inversion.invert(net, config, BATCH)[1],
-        lambda: peers.inverted_images(net, start.clone().requires_grad_(), targets, STEPS, *weights),
-        times=STEPS,
+        lambda: peers.inverted_images(net, start.clone().requires_grad_(), targets, FEW, *weights),
+        times=FEW,
         difference=lambda a, b: furthest(a[:1], b[:1]),
     )
 
@@ -99,7 +104,9 @@ def step_of(peer: str) -> Sides:
     """The authors' way over the floor that our own step is held against."""
     sides = {"ZeroQ": zeroq_images, "Deep Inversion": inverted_images}[peer]()
     net = load_network("resnet20").requires_grad_(False)
-    return Sides(sides.theirs, partial(floor, net, torch.rand(BATCH, 3, 32, 32).requires_grad_(), False), times=STEPS)
+    return Sides(
+        sides.theirs, partial(floor, net, torch.rand(BATCH, 3, 32, 32).requires_grad_(), False, FEW), times=FEW
+    )
 
 
 for _peer in ("ZeroQ", "Deep Inversion"):
@@ -117,10 +124,10 @@ for _peer in ("ZeroQ", "Deep Inversion"):
         "width": (8, 16, 32, 64),
         "image side": (16, 24, 32, 48),
     },
-    times=STEPS,
+    times=FEW,
 )
 def step_at(axis: str, size: int):
     net, batch, side = networks.sized(axis, size)
-    config = SynthesisConfig(batch=batch, steps=STEPS, copies=1, precision="float32")
+    config = SynthesisConfig(batch=batch, steps=FEW, copies=1, precision="float32")
     work = Algorithm1(net.requires_grad_(False).to(memory_format=torch.channels_last), config, side, classes=10)
     return partial(work.run, progress=False)

@@ -6,7 +6,7 @@ from pathlib import Path
 from fontTools import subset
 from fontTools.ttLib import TTFont
 
-UNUSED = ("sphinx-thebe", "togglebutton", "design-tabs", "THEBE_JS_URL", "togglebutton")
+UNUSED = ("sphinx-thebe", "togglebutton", "design-tabs", "THEBE_JS_URL", "toggleHint")
 """Live code, toggles and tabs by script: the book has none (its folds are plain HTML)."""
 
 STYLES = "styles/pydata-sphinx-theme.css"
@@ -46,6 +46,18 @@ def only_used_icons(app, exception):
         _cut(font, out / "_static" / font.name, codes)
 
 
+MISLEADING = ('aria-label="Toggle hidden content"', 'aria-label="Search" data-bs-placement')
+"""Labels that say something else than the words inside of the button do."""
+
+
+def without_misleading_labels(app, exception):
+    for place in [] if exception else Path(app.outdir).rglob("*.html"):
+        text = place.read_text(encoding="utf-8")
+        for label in MISLEADING:
+            text = text.replace(label, label.partition('" ')[2])
+        place.write_text(text, encoding="utf-8")
+
+
 def _cut(font, target, codes):
     """The font with the glyphs of these code points alone."""
     options = subset.Options(recalc_timestamp=False, layout_features=[], notdef_outline=False)
@@ -59,4 +71,5 @@ def _cut(font, target, codes):
 def setup(app):
     app.connect("html-page-context", without_unused, priority=900)
     app.connect("build-finished", only_used_icons)
+    app.connect("build-finished", without_misleading_labels)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

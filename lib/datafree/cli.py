@@ -251,12 +251,13 @@ def build(
     cores: Annotated[
         int | None, typer.Option(help="processor cores to use, a notebook each; default: all", min=1)
     ] = None,
+    seeds: Annotated[int, typer.Option(help="of an audit: seeds 0, 1, ...", min=1)] = 3,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="only say what would be made")] = False,
 ):
     """Bring the book (or a part of it) up to date: only what changed is made again."""
     from .book import build as book
 
-    book.build(goal, profile, cores, dry_run)
+    book.build(goal, profile, cores, seeds, dry_run)
     if goal == "book" and not dry_run:
         typer.echo(f"The book is ready: {book.HTML / 'index.html'}")
 
@@ -285,13 +286,30 @@ def render(profile: Profile = "book"):
     book.render(profile)
 
 
+@app.command()
+def pdf(out: Annotated[Path | None, typer.Option(help="default: _build/book.pdf")] = None):
+    """Print the rendered book into one PDF, with a Chromium of this machine."""
+    from .book import pdf as printed
+
+    typer.echo(f"The book is printed: {printed.print_book(out or printed.BOOK)}")
+
+
+@app.command()
+def pack(out: Annotated[Path | None, typer.Option(help="default: _build/datafree-crate.zip")] = None):
+    """Pack ledger, records, notebooks and their schemas into one archive (an RO-Crate) for others to check."""
+    from .evidence import pack as packing
+
+    typer.echo(f"The evidence is packed: {packing.pack(out or packing.PLACE)}")
+
+
 @app.command(hidden=True)
-def publish(notebooks: list[str], profile: Profile = "book", seeds: Annotated[int, typer.Option(min=1)] = 5):
-    """Copy the fresh records of seeds 0, 1, ... to book/records."""
+def publish(
+    runs: Annotated[list[str] | None, typer.Argument(help="runs, as NOTEBOOK-seedK")] = None, profile: Profile = "book"
+):
+    """Copy fresh records to book/records."""
     from .book.build import publish_records
 
-    count = publish_records(profile, notebooks, list(range(seeds)))
-    typer.echo(f"{count} records are in book/records")
+    typer.echo(f"{publish_records(profile, runs or [])} fresh records are in book/records")
 
 
 @app.command(hidden=True)

@@ -46,6 +46,9 @@ def triple(text: str) -> tuple[float, float, float] | None:
     return numbers or None
 
 
+Precision = Literal["float32", "bf16", "auto"]
+"""Arithmetic of a network's passes; auto: bf16 where the processor has it."""
+
 Device = Literal["auto", "cpu", "cuda", "mps"]
 """Where a network and its images lie; auto: a CUDA card where there is one, else the processor.
 

@@ -25,14 +25,6 @@ def fold(cell):
     return cell["metadata"].get("mystnb", {}).get("code_prompt_show", "") if "metadata" in cell else ""
 
 
-def test_what_papermill_adds_is_dropped_and_nothing_else():
-    kept = code("x = 0") | {"metadata": {"tags": [], "papermill": {"duration": 1}}}
-    metadata = {"papermill": {"input_path": "/x"}, "kernelspec": {}}
-    book = staging.tidy({"metadata": metadata, "cells": [kept, code("x = 1", "injected-parameters")]})
-    assert book["metadata"] == {"kernelspec": {}}
-    assert [(c["source"], c["metadata"]) for c in book["cells"]] == [("x = 0", {"tags": []})]
-
-
 @pytest.mark.parametrize(
     ("cell", "words"),
     [
@@ -71,6 +63,11 @@ def test_the_end_of_the_run_is_no_part_of_the_page():
     assert staged(code("chapter.finish()", outputs=[printed])) == []
     (begun,) = staged(code('chapter = chapters.begin("x", globals())', outputs=[printed]))
     assert begun["outputs"] == []
+
+
+def test_set_up_in_two_cells_is_one_fold():
+    (page,) = staged(code("import torch"), code('chapter = chapters.begin("x", globals())'))
+    assert page["source"] == 'import torch\n\nchapter = chapters.begin("x", globals())'
 
 
 SHOWN = {"output_type": "display_data", "metadata": {}, "data": {"text/markdown": "old"}}
@@ -121,6 +118,11 @@ def test_wide_code_is_broken_where_a_formatter_would_and_the_rest_is_left():
     assert max(map(len, lines)) <= staging.COLUMNS < len(wide)
 
 
+def test_a_comment_that_makes_a_line_wide_goes_above_it():
+    line = f"    x = f(1)  # {'long ' * 18}".rstrip()
+    assert staging.formatted(f"def g():\n{line}") == f"def g():\n    # {'long ' * 18}".rstrip() + "\n    x = f(1)"
+
+
 TASKS = "```{exercise} First\n:label: one\nA $x$?\n```\n\n```{solution} one\n:class: dropdown\nYes.\n```\n\n```{exercise} Second\n:label: two\nB?\n```\n"
 
 
@@ -146,6 +148,8 @@ def test_the_head_keeps_targets_title_opening_and_sections():
         "needs": [],
         "cost": "9 seconds",
         "command": "datafree run x",
+        "diagram": "",
+        "notebook": "x",
     }
     head, rest = staging.with_head([first, text("rest")], **content)
     assert head["source"].startswith("(here)=\n# 4 · A title\n")
@@ -153,6 +157,13 @@ def test_the_head_keeps_targets_title_opening_and_sections():
     assert "Run time" not in head["source"] and rest == text("rest")
     with pytest.raises(DataFreeError, match="begins with its title"):
         staging.with_head([text("no title")], **content)
+
+
+def test_something_goes_in_before_the_sections_that_close_a_chapter():
+    cells = [text("# T"), text("Words.\n\n## Summary\n\n- s"), code("x")]
+    sources = [cell["source"] for cell in staging.before_closing(cells, "NEW")]
+    assert sources == ["# T", "Words.", "NEW", "## Summary\n\n- s", "x"]
+    assert [cell["source"] for cell in staging.before_closing(cells[:1], "NEW")] == ["# T", "NEW"]
 
 
 RECORDS = [

@@ -1,5 +1,7 @@
 """The mathematics of BatchNorm statistics: divergence, capture, folding, recalibration."""
 
+import copy
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -11,7 +13,7 @@ from datafree.core import batchnorm
 from datafree.data.images import generated
 from datafree.errors import DataFreeError
 from datafree.networks.blocks import Normalize
-from datafree.networks.weights import state_hash
+from datafree.networks.weights import load_network, state_hash
 
 number = st.floats(-20, 20)
 positive = st.floats(1e-3, 400)
@@ -255,3 +257,35 @@ def test_groups_must_fit(size):
     moments = [(torch.zeros(10, 1), torch.ones(10, 1))]
     with pytest.raises(DataFreeError, match=f"groups of {size} cannot be drawn from 10 images; give a size from 1"):
         batchnorm.group_divergences(moments, [(torch.zeros(1), torch.ones(1))], size)
+
+
+def test_aligned_statistics_give_the_output_its_old_moments():
+    norm = nn.BatchNorm2d(3).eval()
+    norm.running_mean.copy_(torch.tensor([1.0, 0.0, -1.0]))
+    norm.running_var.copy_(torch.tensor([1.0, 2.0, 0.5]))
+    z = torch.randn(20, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+    wanted = norm(z)
+    before = z.mean((0, 2, 3)), z.var((0, 2, 3), unbiased=False)
+    changed = 0.4 * z + 3.0
+    batchnorm.align(norm, changed, before)
+    torch.testing.assert_close(norm(changed), wanted, atol=1e-3, rtol=1e-3)
+
+
+def test_without_change_aligned_statistics_stay():
+    norm = nn.BatchNorm2d(3).eval()
+    z = torch.randn(20, 3, 6, 6, generator=torch.Generator().manual_seed(0)) + 2
+    norm.running_mean.copy_(torch.tensor([1.0, 0.0, -1.0]))
+    batchnorm.align(norm, z, (z.mean((0, 2, 3)), z.var((0, 2, 3), unbiased=False)))
+    torch.testing.assert_close(norm.running_mean, torch.tensor([1.0, 0.0, -1.0]))
+    torch.testing.assert_close(norm.running_var, torch.ones(3), rtol=1e-4, atol=1e-4)
+
+
+def test_realigned_statistics_undo_a_change_of_scale_layer_after_layer():
+    net, pool = load_network("resnet20"), generated(torch.rand(16, 3, 32, 32), "noise")
+    found = batchnorm.realign(copy.deepcopy(net), net, pool)
+    torch.testing.assert_close(found(pool.floats()), net(pool.floats()), rtol=1e-3, atol=1e-3)
+    halved = copy.deepcopy(net)
+    halved.layer2[0].conv1.weight.data.mul_(0.5)
+    lost = (halved(pool.floats()) - net(pool.floats())).norm()
+    repaired = batchnorm.realign(halved, net, pool)
+    assert (repaired(pool.floats()) - net(pool.floats())).norm() < 0.01 * lost

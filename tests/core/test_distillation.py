@@ -103,13 +103,24 @@ def test_training_brings_the_student_nearer_and_leaves_the_teacher(teacher, stud
     assert all(p.grad is None for p in teacher.parameters())
 
 
-@pytest.mark.parametrize("mode, moves", [("frozen", False), ("running", True)])
+@pytest.mark.parametrize("mode, moves", [("frozen", False), ("running", True), ("batch", False)])
 def test_batchnorm_adapts_only_if_asked_and_modes_come_back(teacher, student, images, mode, moves):
-    before = student.bn.running_mean.clone()
+    before, momentum = student.bn.running_mean.clone(), student.bn.momentum
     student.linear.train()
     train(student, teacher, images, batchnorm=mode)
     assert torch.equal(student.bn.running_mean, before) != moves
     assert student.linear.training and not student.bn.training and not teacher.training
+    assert student.bn.momentum == momentum
+
+
+def test_batch_statistics_normalise_in_training_and_are_forgotten(student, images):
+    x = images.floats()
+    outside = student(x)
+    with distillation.batchnorm_mode(student, "batch"):
+        assert not torch.allclose(student(x), outside, atol=1e-3)
+    assert torch.equal(student(x), outside)
+    with distillation.batchnorm_mode(student, "frozen"):
+        assert torch.equal(student(x), outside)
 
 
 def test_parameters_without_gradient_and_those_not_named_stay(teacher, student, images):

@@ -12,14 +12,16 @@ from torch import nn
 
 from ..core import batchnorm
 from ..core.distillation import Extra, output_divergence, train_student
+from ..core.folding import plan
+from ..core.hooks import device_of
 from ..core.image_optimization import Shape
 from ..core.optimization import FitConfig
 from ..errors import DataFreeError
 from ..networks.blocks import normalization
 
 
-class AdversarialConfig(FitConfig):
-    """How generator and student play against each other. The paper that uses it as a baseline gives no setting."""
+class GeneratorConfig(FitConfig):
+    """How a student learns from a generator's images."""
 
     steps: int = Field(2000, ge=1, description="of the student")
     rate: float = Field(1e-3, gt=0, description="peak rate of the student")
@@ -27,10 +29,15 @@ class AdversarialConfig(FitConfig):
     batch: int = Field(64, ge=2, description="images a step")
     generator_rate: float = Field(1e-3, gt=0, description="rate of Adam on the generator")
     every: int = Field(1, ge=1, description="steps of the student for one of the generator")
-    alpha: float = Field(0.1, ge=0, description="weight of what keeps the images plausible (Choi et al., 2020, eq. 4)")
     latent: int = Field(64, ge=1, description="size of the generator's input")
     width: int = Field(64, ge=4, description="channels of the generator's first layers")
     seed: int = Field(0, ge=0)
+
+
+class AdversarialConfig(GeneratorConfig):
+    """How generator and student play against each other. The paper that uses it as a baseline gives no setting."""
+
+    alpha: float = Field(0.1, ge=0, description="weight of what keeps the images plausible (Choi et al., 2020, eq. 4)")
 
 
 class Generator(nn.Module):
@@ -84,34 +91,57 @@ def plausibility(
     return batchnorm.mean_divergence(moments, reference) + entropy
 
 
-class _Game:
-    """One generator against one student: `before` trains the generator, `loss` is what the student minimises."""
+class Game:
+    """One generator against one student: `before` trains the generator, `loss` is what the student minimises.
 
-    def __init__(self, student: nn.Module, teacher: nn.Module, config: AdversarialConfig, shape: Shape):
+    Other methods that train on a generator's images differ in `generator_loss` and `student_loss`.
+    """
+
+    WHAT = "adversarial distillation"
+    looked_at: tuple[str, ...] = ()
+    """Convolutions of the teacher whose outputs a loss reads."""
+
+    def __init__(self, student: nn.Module, teacher: nn.Module, config: GeneratorConfig, shape: Shape):
         self.student, self.teacher, self.config = student, teacher, config
-        with torch.random.fork_rng(devices=[]):
+        self.device = device_of(teacher)
+        with torch.random.fork_rng(devices=[]), torch.device("cpu"):
             torch.manual_seed(config.seed)
-            self.generator = Generator(teacher, shape, config.latent, config.width)
+            self.generator = Generator(teacher, shape, config.latent, config.width).to(self.device)
         self.noise = torch.Generator().manual_seed(config.seed)
-        self.optimizer = torch.optim.Adam(self.generator.parameters(), lr=config.generator_rate, betas=(0.5, 0.999))
-        self.reference = batchnorm.stored(teacher) if config.alpha else []
+        self.optimizer = torch.optim.Adam(
+            self.generator.parameters(), lr=config.generator_rate, betas=(0.5, 0.999), fused=True
+        )
+        self.reference = batchnorm.stored(teacher) if self.statistics else []
         self.seen, self.gained = None, []
 
-    def images(self) -> torch.Tensor:
-        z = torch.randn(self.config.batch, self.config.latent, generator=self.noise)
-        return self.generator(z).contiguous(memory_format=torch.channels_last)
+    @property
+    def statistics(self) -> bool:
+        """Whether the generator looks at the teacher's BatchNorm."""
+        return bool(self.config.alpha)
 
-    def train_generator(self) -> None:
-        x = self.images()
+    def images(self) -> torch.Tensor:
+        z = torch.randn(self.config.batch, self.config.latent, generator=self.noise, device="cpu")
+        return self.generator(z.to(self.device)).contiguous(memory_format=torch.channels_last)
+
+    def generator_loss(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the generator minimises on its images, and the part of it that the history keeps."""
         target = self.teacher(x)
         gain = output_divergence(self.student(x), target)
         loss = -gain  # the generator maximises what the student minimises
         if self.config.alpha:
             loss = loss + self.config.alpha * plausibility(target, self.seen.moments, self.reference)
+        return loss, gain
+
+    def student_loss(self, x: torch.Tensor) -> torch.Tensor:
+        """Distance of the student's outputs on fresh images."""
+        with torch.no_grad():
+            target = self.teacher(x)
+        return output_divergence(self.student(x), target)
+
+    def train_generator(self) -> None:
+        loss, gain = self.generator_loss(self.images())
         if not torch.isfinite(loss):
-            raise DataFreeError(
-                "adversarial distillation: the generator's loss is NaN or infinite; use a smaller rate."
-            )
+            raise DataFreeError(f"{self.WHAT}: the generator's loss is NaN or infinite; use a smaller rate.")
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward(inputs=list(self.generator.parameters()))
         self.optimizer.step()
@@ -123,11 +153,22 @@ class _Game:
             self.train_generator()
 
     def loss(self) -> torch.Tensor:
-        """Distance of the student's outputs on fresh images."""
         with torch.no_grad():
             x = self.images()
-            target = self.teacher(x)
-        return output_divergence(self.student(x), target)
+        return self.student_loss(x)
+
+    def play(self, extra: Extra | None = None, progress: bool = False) -> Adversarial:
+        """Train the student in place."""
+        with (
+            batchnorm.capture(self.teacher, *plan(self.teacher, self.looked_at))
+            if self.statistics
+            else nullcontext() as self.seen
+        ):
+            history = train_student(
+                self.student, self.loss, self.config, teacher=self.teacher, extra=extra, watch=self.before,
+                what=self.WHAT, progress=progress, looked_at=self.looked_at,
+            )  # fmt: skip
+        return Adversarial(history, self.gained, self.generator)
 
 
 def distill_adversarially(
@@ -143,11 +184,4 @@ def distill_adversarially(
         teacher: with BatchNorm, unless alpha is zero; never changed.
         shape: of one image. extra: one more loss of the student, added in every step.
     """
-    game = _Game(student, teacher, config, shape)
-    with batchnorm.capture(teacher) if config.alpha else nullcontext() as seen:
-        game.seen = seen
-        history = train_student(
-            student, game.loss, config, teacher=teacher, extra=extra, watch=game.before,
-            what="adversarial distillation", progress=progress,
-        )  # fmt: skip
-    return Adversarial(history, game.gained, game.generator)
+    return Game(student, teacher, config, shape).play(extra, progress)

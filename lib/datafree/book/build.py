@@ -19,15 +19,16 @@ from pathlib import Path
 from .. import files
 from ..errors import DataFreeError
 from ..evidence.record import read, read_all
-from . import chapter_page, locks, plan, progress, run
+from . import chapter_page, dreams, locks, plan, progress, run, slides
 
 SOURCE = files.BUILD / "src"
 HTML = files.BUILD / "html"
 PAGES = files.BUILD / "pages"
+TEXTS = ("chapters.yaml", "front.yaml", "explore.yaml", "handouts.yaml")
+"""Files of book/ that pages are made of, and no pages themselves."""
+
 EQUATIONS = files.BUILD / "equations.md"
 LOGS = files.BUILD / "logs"
-MARKER = ".profile"
-"""A file in _build/html that says which profile the rendered book shows."""
 
 
 def stage(profile: str, notebooks: list[str]) -> Path:
@@ -37,18 +38,19 @@ def stage(profile: str, notebooks: list[str]) -> Path:
     shutil.copytree(
         files.ROOT / "book",
         fresh,
-        ignore=shutil.ignore_patterns("records", "papers", "_toc.yml", "chapters.yaml", ".*"),
+        ignore=shutil.ignore_patterns("records", "papers", "_toc.yml", *TEXTS, ".*"),
     )
     os.rename(fresh / "_static", fresh / "static")  # under its own name Jupyter Book would load every script in it
     shutil.copytree(PAGES, fresh, dirs_exist_ok=True)
     shutil.copy(EQUATIONS, fresh)
     (fresh / "notebooks").mkdir()
+    dreams.draw(profile, fresh / "static" / "figures")
     found = read_all()
     ledger = json.loads((fresh / "ledger.json").read_text(encoding="utf-8"))
     for name in notebooks:
         executed, record = run.places(name, profile, 0)
-        notebook = merged(json.loads(run.find(name).read_text()), json.loads(executed.read_text()), name)
-        page = chapter_page.page(notebook, read(record), found, ledger["claims"] + ledger["ours"])
+        whole = merged(json.loads(run.find(name).read_text()), json.loads(executed.read_text()), name)
+        page = chapter_page.page(whole, read(record), found, ledger["claims"] + ledger["ours"], fresh / "static")
         (fresh / "notebooks" / f"{name}.ipynb").write_text(json.dumps(page, indent=1))
     swap(fresh, SOURCE)
     return SOURCE
@@ -61,7 +63,8 @@ def merged(notebook: dict, executed: dict, name: str) -> dict:
     if len(ran) != len(code):
         raise DataFreeError(f"the run of '{name}' has other cells than the notebook; run 'datafree build' again.")
     for cell, run_cell in zip(code, ran):
-        cell |= {"outputs": run_cell["outputs"], "execution_count": run_cell["execution_count"]}
+        cell["outputs"] = run_cell["outputs"]
+        cell["execution_count"] = run_cell["execution_count"]
     return notebook
 
 
@@ -103,20 +106,21 @@ def render(profile: str) -> Path:
             "\n  ".join([f"the book was not rendered; Jupyter Book says (all of it in '{log}'):", *wrong[:20]])
         )
     pages = fresh / "_build" / "html"
-    (pages / MARKER).write_text(profile)
+    (pages / f".{profile}").touch()  # says what the book shows; Snakemake looks for it
+    slides.write(pages)
     swap(pages, HTML)
     shutil.rmtree(fresh)
     return HTML / "index.html"
 
 
-def publish_records(profile: str, notebooks: list[str], seeds: list[int]) -> int:
-    """Copy fresh records to book/records, where they are committed; return how many there were."""
-    for name in notebooks:
-        for seed in seeds:
-            _, fresh = run.places(name, profile, seed)
-            target = files.RECORDS / fresh.relative_to(files.BUILD / "records")
-            files.write_atomically(target, lambda temporary, fresh=fresh: shutil.copyfile(fresh, temporary))
-    return len(notebooks) * len(seeds)
+def publish_records(profile: str, runs: list[str]) -> int:
+    """Copy the fresh records of runs named NOTEBOOK-seedK to book/records, where they are committed; return their number."""
+    for name in runs:
+        notebook, _, seed = name.rpartition("-seed")
+        _, fresh = run.places(notebook, profile, int(seed))
+        target = files.RECORDS / fresh.relative_to(files.BUILD / "records")
+        files.write_atomically(target, lambda temporary, fresh=fresh: shutil.copyfile(fresh, temporary))
+    return len(runs)
 
 
 def orphans() -> list[str]:
@@ -138,11 +142,14 @@ def _busy(_, process: str | None) -> str:
     return f"another build is running (process {process}); wait for it, or end it with 'kill {process}'."
 
 
-def build(goal: str = "book", profile: str = "book", cores: int | None = None, dry: bool = False) -> None:
+def build(
+    goal: str = "book", profile: str = "book", cores: int | None = None, seeds: int = plan.AUDITED, dry: bool = False
+) -> None:
     """Bring `goal` up to date with Snakemake; one build at a time, left-over locks are removed.
 
     Args:
         cores: default: `plan.usual_cores`.
+        seeds: of an audit, how many.
         dry: only print which steps there are to do.
     Raises:
         DataFreeError: another build or a left-over process is at work, or a step failed.
@@ -152,7 +159,7 @@ def build(goal: str = "book", profile: str = "book", cores: int | None = None, d
         left_over = orphans()
         if left_over:
             raise DataFreeError(left_over[0])
-        due = plan.due(goal, profile)
+        due = plan.due(goal, profile, seeds)
         command = _snakemake(goal, profile, cores, due)
         if dry:
             _tell_plan(due, command)

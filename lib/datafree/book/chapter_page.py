@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from ..errors import DataFreeError
 from ..evidence.ledger import commit, place
-from . import facts, markdown, staging
+from . import explore, facts, markdown, staging
 from .chapter_text import chapter_text, level, number
+from .figures import Numbered
+from .front import front, method
 
 
 def cost(record: dict[str, Any]) -> str:
@@ -19,7 +22,11 @@ def cost(record: dict[str, Any]) -> str:
 
 
 def page(
-    notebook: dict[str, Any], record: dict[str, Any], found: Sequence[dict[str, Any]], claims: Sequence[dict[str, Any]]
+    notebook: dict[str, Any],
+    record: dict[str, Any],
+    found: Sequence[dict[str, Any]],
+    claims: Sequence[dict[str, Any]],
+    pictures: Path,
 ) -> dict[str, Any]:
     """The notebook of one chapter as Jupyter Book reads it.
 
@@ -28,11 +35,16 @@ def page(
         record: of that run.
         found: all records on file, for the numbers in prose.
         claims: the rows of the ledger.
+        pictures: the folder of pages' files; the chapter's pictures go into it.
     """
     name = record["notebook"]
     staged = staging.staged(notebook)
     cells = staging.with_head(staged["cells"], **_head(name, record, found))
     cells = staging.with_exercises(cells, number(name), lambda label: level(name, label))
+    if slider := explore.box(name, found) if name in explore.explorers() else "":
+        cells = staging.before_closing(cells, markdown.page("explore", box=slider))
+    numbered = Numbered(number(name), pictures / "figures", "../_static/figures")
+    cells = [numbered.cell(cell) for cell in cells]
     for cell in cells:
         if cell["cell_type"] == "markdown":
             cell["source"] = facts.filled(staging.text_of(cell), found, name)
@@ -48,6 +60,8 @@ def _head(name: str, record: dict[str, Any], found: Sequence[dict[str, Any]]) ->
         "needs": [{"notebook": need, "number": f"chapter {number(need)}"} for need in text.needs],
         "cost": cost(record),
         "command": f"datafree run {name}",
+        "notebook": name,
+        "diagram": next((method(p) for p, card in front().papers.items() if card.chapters[0] == name), ""),
     }
 
 

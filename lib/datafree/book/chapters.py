@@ -22,12 +22,14 @@ from ..core.provenance import peak_memory_mb, provenance
 from ..data.images import ImageSet, pixels_hash
 from ..data.sources import load_images
 from ..errors import DataFreeError
+from ..evidence import claims
 from ..evidence.fingerprint import fingerprint_of, module_hash
 from ..evidence.measured import pack
 from ..evidence.record import Record, digest, plain, portable
 from ..networks.classifiers import TORCHVISION_MODELS
 from ..networks.weights import load_network, state_hash
 from ..networks.zoo import image_size
+from ..papers.frandi.factorization import Factorizer
 from ..papers.knowledge_within import synthesis
 from . import parameters
 
@@ -212,6 +214,13 @@ def images(config: Strict, split: str, count: int | None = None) -> ImageSet:
     if count < len(whole.present):
         raise DataFreeError(f"{count} images were asked for, fewer than the {len(whole.present)} classes.")
     return whole.per_class(count // len(whole.present))
+
+
+def ablation_ranks(model: str, factors: Factorizer, reduction: float) -> dict[str, int]:
+    """Ranks of FRanDI's ablations: those of table 8 for its own network, else one share for all layers."""
+    if model == "resnet18_cifar":
+        return {row["layer"]: row["rank"] for row in claims.table("frandi", "T8")["rows"]}
+    return factors.uniform(reduction)
 
 
 def part(whole: ImageSet, count: int) -> ImageSet:

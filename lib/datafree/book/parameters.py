@@ -9,8 +9,8 @@ from pydantic import Field
 
 from .. import files
 from ..config import Device as DeviceName
+from ..config import Precision as PassPrecision
 from ..config import Strict, from_text, suggestion, validate
-from ..core.precision import Precision as PassPrecision
 from ..errors import DataFreeError
 
 Seed = Annotated[int, Field(ge=0, lt=2**31, description="seeds Python, NumPy and torch")]
@@ -47,6 +47,11 @@ NUMBERS = r"^\d+(\.\d+)?( \d+(\.\d+)?)*$"
 TestImages = Annotated[int, Field(ge=10, le=1_000_000, description="test images to evaluate on, at most")]
 
 
+def _some_of(names: str) -> dict[str, str]:
+    """Pattern and description of a text that holds some of these names."""
+    return {"pattern": rf"^({names.replace(' ', '|')}| )*$", "description": f"what else is compared, of: {names}"}
+
+
 class NotebookParameters(Strict):
     """What every chapter is asked: the run, the network and the images."""
 
@@ -70,18 +75,20 @@ class Start(NotebookParameters):
 class KWSynthesis(NotebookParameters):
     """Parameters of 01_kw_synthesis."""
 
-    batch: Batch = 128
-    steps: int = Field(60, ge=2, le=100_000, description="steps of each optimisation (section 4.3: 1000)")
+    batch: Batch = 64
+    steps: int = Field(50, ge=2, le=100_000, description="steps of each optimisation (section 4.3: 1000)")
     rate: Rate = 0.1
     copies: Copies = 1
     precision: Precision = "auto"
+    comparisons: str = Field("", **_some_of("losses scale"))
+    short_steps: int = Field(20, ge=2, le=100_000, description="steps of the runs that are compared there")
     test_images: TestImages = 1000
 
 
 class KWImages(NotebookParameters):
     """How the images are made that several chapters of *The Knowledge Within* share, and the chapter on UDFC."""
 
-    images: int = Field(500, ge=10, le=1_000_000, description="images of each source (section 4.2: 50 a class)")
+    images: int = Field(250, ge=10, le=1_000_000, description="images of each source (section 4.2: 50 a class)")
     synthesis_batch: Batch = 128
     synthesis_steps: int = Field(40, ge=1, le=100_000, description="steps of Algorithm 1 (not given)")
     rate: Rate = 0.1
@@ -92,38 +99,47 @@ class KWImages(NotebookParameters):
 class KWCalibration(KWImages):
     """Parameters of 02_kw_calibration."""
 
-    seeds: int = Field(5, ge=1, le=100, description="repetitions of each calibration")
-    steps: int = Field(15, ge=1, le=100_000, description="calibration batches (section 4.2: 200)")
+    seeds: int = Field(2, ge=1, le=100, description="repetitions of each calibration")
+    steps: int = Field(4, ge=1, le=100_000, description="calibration batches (section 4.2: 200)")
     batch: int = Field(128, ge=16, le=4096, description="images a calibration batch (section 4.2: 256)")
-    test_images: TestImages = 1000
+    comparisons: str = Field("", **_some_of("precision kernels calibrators rounded"))
+    test_images: TestImages = 400
 
 
 class KWDistillation(KWImages):
     """Parameters of 03_kw_distillation."""
 
-    steps: int = Field(120, ge=2, le=1_000_000, description="steps of the main runs (section 4.2: 16,000)")
-    short_steps: int = Field(25, ge=2, le=1_000_000, description="steps of the runs that compare recipes")
-    batch: Batch = 64
-    kd_rate: float = Field(3e-4, gt=0, le=10, description="peak learning rate of distillation (not given)")
-    optimizer: Literal["sgd", "adam"] = Field("adam", description="of distillation (section 4.2: sgd)")
+    bits: str = Field(
+        "2 4 4",
+        pattern=r"^([2-9]|1[0-6])( ([2-9]|1[0-6])){2}$",
+        description="of weights, of activations, and of both in the first and the last layer (table 1)",
+    )
+    steps: int = Field(25, ge=2, le=1_000_000, description="steps of the main runs (section 4.2: 16,000)")
+    comparisons: str = Field("noise", **_some_of("noise recipe sizes snapshots labels mixtures intervals readings"))
+    short_steps: int = Field(8, ge=2, le=1_000_000, description="steps of the runs that are compared there")
+    batch: Batch = 32
+    kd_rate: float = Field(0.002, gt=0, le=10, description="peak learning rate of distillation (not given)")
+    noise_rate: float = Field(1e-4, gt=0, le=10, description="the same on noise, with BatchNorm frozen (not given)")
+    optimizer: Literal["sgd", "adam"] = Field("sgd", description="of distillation (section 4.2: sgd)")
     calibration_steps: int = Field(5, ge=1, le=100_000, description="calibration batches of 128 before distilling")
     whole_images: int = Field(500, ge=10, le=1_000_000, description="real images that stand for all of them (table 6)")
-    test_images: TestImages = 1000
+    test_images: TestImages = 500
 
 
 class KWCorrespondence(KWImages):
     """Parameters of 04_kw_correspondence."""
 
     batch: int = Field(128, ge=2, le=4096, description="images a batch where J_KL is averaged over batches")
-    reference_images: int = Field(400, ge=10, le=1_000_000, description="training images, at most (table 4: all)")
-    test_images: TestImages = 1000
+    reference_images: int = Field(250, ge=10, le=1_000_000, description="training images, at most (table 4: all)")
+    test_images: TestImages = 500
     probe_images: int = Field(
-        500,
+        250,
         ge=10,
         le=1_000_000,
         description="images of each other set, at most; at most half of the test images are damaged",
     )
     natural: str = Field("", description="another set of natural images, named as `data` is; empty for none")
+    cifar100: str = Field("", description="a network of CIFAR-100, as `datafree inputs` names it; empty for none")
 
 
 class LWEqualization(NotebookParameters):
@@ -233,7 +249,8 @@ class LWPruning(NotebookParameters):
 class UDFCRepair(KWImages):
     """Parameters of 08_udfc."""
 
-    images: int = Field(128, ge=10, le=100_000, description="images of each source, which pass through the network")
+    images: int = Field(64, ge=10, le=100_000, description="images of each source, which pass through the network")
+    synthesis_batch: Batch = 64
     shares: Shares = "0.3 0.5"
     bits: Widths = "4 3"
     sources: str = Field(
@@ -243,8 +260,10 @@ class UDFCRepair(KWImages):
     )
     other_steps: int = Field(15, ge=1, le=100_000, description="steps on images for the other networks and for ranges")
     other_images: Batch = Field(32, description="images made for each of these")
-    test_images: TestImages = 500
-    side_images: int = Field(200, ge=10, le=1_000_000, description="test images of all but the main table, at most")
+    test_images: TestImages = 400
+    side_images: int = Field(150, ge=10, le=1_000_000, description="test images of all but the main table, at most")
+    vgg: Model = Field("slim_vgg", description="network for the introduction's VGG-16, of CIFAR-10")
+    vgg_weights: Weights = ""
 
 
 Reduction = Annotated[float, Field(gt=1, le=20, description="how many times fewer FLOPs")]
@@ -253,6 +272,9 @@ Reduction = Annotated[float, Field(gt=1, le=20, description="how many times fewe
 class FRanDIRecovery(NotebookParameters):
     """Parameters of 09_frandi_recovery."""
 
+    ranks: Literal["one share", "table 8"] = Field(
+        "one share", description="of the split layers: the same share of each, or those of table 8 for its ResNet-18"
+    )
     reduction: Reduction = 3.0
     images: int = Field(48, ge=16, le=4096, description="synthetic images of the main run (section 4.1: 256)")
     synthesis_steps: int = Field(40, ge=2, le=100_000, description="steps of Adam on them (section 4: 500)")
@@ -306,12 +328,18 @@ class FRanDIPruneQuantize(NotebookParameters):
         pattern=r"^w[2-8]a[2-8]( w[2-8]a[2-8])*$",
         description="bits of weights and of inputs, w4a4 among them (table 9: w3a3 w4a4 w4a8 w8a4)",
     )
+    calibrate: bool = Field(
+        False, description="BatchNorm measured again on the images before recovery (section 4.2: yes)"
+    )
     steps: int = Field(12, ge=2, le=100_000, description="steps of Feature Regression (table 4: 400)")
     finetune_steps: int = Field(6, ge=1, le=100_000, description="steps of the shorter fine-tuning (table 4: 200)")
     rate: float = Field(0.01, gt=0, le=10, description="first rate of Feature Regression (not given)")
     quantize_rate: float = Field(0.003, gt=0, le=10, description="the same for rounded networks (not given)")
     finetune_rate: float = Field(1e-3, gt=0, le=10, description="first rate of fine-tuning (not given)")
     batch: Batch = 16
+    rival_steps: int = Field(
+        0, ge=0, le=1_000_000, description="steps of GDFQ (its paper: 80,000) and ZAQ; 0: these two are left out"
+    )
     reduction: Reduction = 3.0
     percents: str = Field(
         "2 20 100",
@@ -336,9 +364,9 @@ class FRanDISegmentation(NotebookParameters):
     images: int = Field(16, ge=2, le=4096, description="synthetic images (section 5.2: 16)")
     other_images: str = Field("4 32", pattern=r"^\d+( \d+)*$", description="further sizes of the set of images")
     synthesis_steps: int = Field(100, ge=2, le=100_000, description="steps of Adam on them (section 4: 500)")
-    candidates: int = Field(30, ge=4, le=100_000, description="sets of ranks of each search (section 5.1: 500)")
+    candidates: int = Field(24, ge=4, le=100_000, description="sets of ranks of each search (section 5.1: 500)")
     branches: int = Field(4, ge=0, le=1000, description="distinct first ranks of a search; 0: all independent")
-    steps: int = Field(30, ge=1, le=100_000, description="steps of recovery (not given; section 5.1: 500)")
+    steps: int = Field(24, ge=1, le=100_000, description="steps of recovery (not given; section 5.1: 500)")
     rate: float = Field(0.003, gt=0, le=10, description="first rate of recovery (not given)")
     test_images: TestImages = 150
     precision: Precision = "auto"

@@ -16,8 +16,8 @@ from . import parameters, run
 SCHEMES = ("inception", "bns", "bns_inception")
 """Images that are made before the chapters start; noise is drawn by the chapter itself, in no time."""
 
-SEEDS = range(5)
-"""Seeds of an audit."""
+AUDITED = 3
+"""Seeds of an audit: as many as a verdict asks for."""
 
 MEMORY = 2 * 2**30
 """Bytes that a chapter may need."""
@@ -45,19 +45,30 @@ def needs_images(notebook: str) -> bool:
     return issubclass(parameters.NOTEBOOKS[notebook], parameters.KWImages)
 
 
-def due(goal: str, profile: str) -> list[Due]:
-    """The runs that bring `goal` up to date."""
-    seeds = {"audit": SEEDS, "images": ()}.get(goal, (0,))
-    runs = [Due(name, seed) for seed in seeds for name in parameters.NOTEBOOKS]
-    return [one for one in runs if not is_current(*one, profile)]
+def due(goal: str, profile: str, seeds: int = AUDITED) -> list[Due]:
+    """The runs that bring `goal` up to date; an audit makes those that no record, committed or fresh, stands for."""
+    numbers = {"audit": range(seeds), "images": ()}.get(goal, (0,))
+    runs = [Due(name, seed) for seed in numbers for name in parameters.NOTEBOOKS]
+    stands = has_record if goal == "audit" else is_current
+    return [one for one in runs if not stands(*one, profile)]
 
 
 def is_current(notebook: str, seed: int, profile: str) -> bool:
-    """Whether there is a run whose code, parameters, packages and embedded files are today's."""
+    """Whether there is an executed notebook whose code, parameters, packages and embedded files are today's."""
     executed, record = run.places(notebook, profile, seed)
+    return executed.is_file() and _is_of_today(record, notebook, seed, profile)
+
+
+def has_record(notebook: str, seed: int, profile: str) -> bool:
+    """Whether a committed or a fresh record of this run is of today."""
+    _, fresh = run.places(notebook, profile, seed)
+    committed = files.RECORDS / fresh.relative_to(files.BUILD / "records")
+    return any(_is_of_today(record, notebook, seed, profile) for record in (committed, fresh))
+
+
+def _is_of_today(record: Path, notebook: str, seed: int, profile: str) -> bool:
+    """Whether a record was made from what its run depends on now; what cannot be read was not."""
     now = fingerprint_of(notebook, parameters.resolve(notebook, profile, {}, seed))
-    if not executed.is_file():
-        return False
     try:
         made = json.loads(record.read_text(encoding="utf-8"))
         embedded = {name: digest for name, digest in made["inputs"].items() if name in files.checksums()}

@@ -14,18 +14,20 @@ import seaborn as sns
 import torch
 from IPython.display import display
 
-INK = "#7d7d7d"
-"""Grey with enough contrast on white and on the dark theme's background."""
+from .figures import INK, SVG
 
 PALETTE = sns.color_palette("colorblind")
 SOURCES = {"real": PALETTE[7], "BNS": PALETTE[0], "BNS + I": PALETTE[2], "I": PALETTE[1], "G": PALETTE[4]}
 """One colour for each source of images, the same in every chapter."""
 
+METHODS = {"knowledge_within": "#0173b2", "layerwise": "#00785a", "udfc": "#b85c00", "frandi": "#8b4fa6"}
+"""One colour for each paper, the same in the whole book; as text each has contrast enough on white."""
+
 MARKERS = {"real": "s", "BNS": "o", "BNS + I": "D", "I": "^", "G": "v"}
 
 matplotlib.rcParams.update(
     {
-        "figure.figsize": (7.0, 3.2), "figure.dpi": 100, "savefig.transparent": True, "savefig.bbox": "tight",
+        "figure.figsize": (7.0, 3.2), "figure.dpi": 100, "savefig.bbox": "tight", "svg.fonttype": "none",
         "font.size": 10, "axes.grid": True, "grid.alpha": 0.35, "grid.color": INK, "axes.facecolor": "none",
         "figure.facecolor": "none", "legend.frameon": False, "axes.spines.top": False, "axes.spines.right": False,
         "axes.prop_cycle": matplotlib.cycler(color=PALETTE), "text.color": INK, "axes.labelcolor": INK,
@@ -35,15 +37,26 @@ matplotlib.rcParams.update(
 
 
 def show(figure: plt.Figure, alt: str) -> None:
-    """Display `figure` as one picture with `alt` as its text alternative, then close it."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=160)
+    """Display `figure` as one picture with `alt` as its text alternative, then close it; its drawing goes along."""
     width = round(figure.get_size_inches()[0] * 100)
+    picture = base64.b64encode(_saved(figure, "png", facecolor="white")).decode()
+    drawing = {} if _has_images(figure) else {SVG: _saved(figure, "svg", transparent=True).decode()}
     plt.close(figure)
-    picture = base64.b64encode(buffer.getvalue()).decode()
     text = html.escape(" ".join(alt.split()), quote=True)
     tag = f'<img src="data:image/png;base64,{picture}" alt="{text}" style="max-width: min(100%, {width}px)">'
-    display({"text/html": tag, "text/plain": text}, raw=True)
+    display({"text/html": tag, "text/plain": text} | drawing, raw=True)
+
+
+def _saved(figure: plt.Figure, kind: str, **options) -> bytes:
+    buffer = io.BytesIO()
+    metadata = {"Date": None} if kind == "svg" else {}
+    figure.savefig(buffer, format=kind, dpi=160, metadata=metadata, **options)
+    return buffer.getvalue()
+
+
+def _has_images(figure: plt.Figure) -> bool:
+    """Whether there are pixels in it, which a drawing would hold as a picture again."""
+    return any(axis.images for axis in figure.axes)
 
 
 def sheet(rows: Mapping[str, torch.Tensor], columns: int = 10) -> plt.Figure:
@@ -122,6 +135,13 @@ def bars(panels: Mapping[str, Mapping[str, float]], *, ylabels: Sequence[str], l
         axis.set(title=title, ylabel=ylabel, yscale="log" if log else "linear")
     figure.tight_layout()
     return figure
+
+
+def printed(axis: plt.Axes, values: Sequence[float | None], label: str = "paper") -> None:
+    """What a paper prints, as hollow marks over the columns of a panel; None where it prints nothing."""
+    places = [i for i, value in enumerate(values) if value is not None]
+    axis.plot(places, [values[i] for i in places], "D", color=INK, markerfacecolor="none", markersize=7, label=label)
+    axis.legend()
 
 
 def scatter(

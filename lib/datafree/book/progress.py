@@ -15,14 +15,11 @@ from ..evidence.record import cost
 EVERY = 1.0
 """Seconds between two looks."""
 
-UNKNOWN = 60.0
-"""Seconds that a run is taken for where no record says better."""
 
-
-def expected(notebook: str, profile: str) -> float:
-    """Seconds that a run may take, by the last one on record."""
+def expected(notebook: str, profile: str) -> float | None:
+    """Seconds that a run may take, by the last one on record; None where there is none."""
     last = cost(notebook, profile)
-    return last.seconds if last else UNKNOWN
+    return last.seconds if last else None
 
 
 def seconds_left(running: Iterable[float], waiting: Iterable[float], cores: int) -> float:
@@ -47,7 +44,11 @@ class Progress:
     def __init__(self, runs: Sequence[tuple[str, int]], profile: str, cores: int):
         self.runs, self.profile, self.cores = runs, profile, cores
         self.start = time.time()
-        self.costs = {one: expected(one[0], profile) for one in runs}
+        known = {one: expected(one[0], profile) for one in runs}
+        costs = [seconds for seconds in known.values() if seconds is not None]
+        self.known = bool(costs)
+        usual = sum(costs) / len(costs) if costs else 0.0
+        self.costs = {one: usual if seconds is None else seconds for one, seconds in known.items()}
         self.said = ""
 
     def _since(self, path: Path) -> float | None:
@@ -67,14 +68,17 @@ class Progress:
                 running[name if not seed else f"{name} (seed {seed})"] = max(0.0, seconds - (now - begun))
             else:
                 waiting.append(seconds)
-        left = in_words(seconds_left(running.values(), waiting, self.cores))
-        at_work = f"; running {', '.join(running)}" if running else ""
-        return f"{done} of {len(self.runs)} chapters done{at_work}; {left} to go"
+        said = f"{done} of {len(self.runs)} chapters done"
+        if running:
+            said += f"; running {', '.join(running)}"
+        if self.known:
+            said += f"; {in_words(seconds_left(running.values(), waiting, self.cores))} to go"
+        return said
 
     def tell(self) -> None:
         """Print the line when a run has begun or ended."""
         line = self.line(time.time())
-        news = line.rpartition(";")[0]
+        news = line.partition("; about")[0].partition("; less")[0]
         if news != self.said:
             print(line, flush=True)
             self.said = news

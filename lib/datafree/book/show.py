@@ -19,16 +19,11 @@ Table = Styler.from_custom_template(Path(__file__).parent, html_table="table.htm
 
 
 def source(*functions) -> None:
-    """The code that computes an equation, exactly as it runs; pages draw it anew from the library."""
+    """The code that computes an equation, exactly as it runs, with its file and line. Pages draw it anew from the library."""
     for function in map(inspect.unwrap, functions):
-        display(Markdown(listing(function)))
-
-
-def listing(function) -> str:
-    """A function's or class's code with its file and line, as markdown."""
-    lines, number = inspect.getsourcelines(function)
-    path = Path(inspect.getsourcefile(function)).relative_to(files.ROOT)
-    return f"`{path.as_posix()}`, line {number}\n\n```python\n{''.join(lines).rstrip()}\n```"
+        lines, number = inspect.getsourcelines(function)
+        path = Path(inspect.getsourcefile(function)).relative_to(files.ROOT)
+        display(Markdown(f"`{path.as_posix()}`, line {number}\n\n```python\n{''.join(lines).rstrip()}\n```"))
 
 
 def cell(value) -> str:
@@ -47,10 +42,10 @@ def table(rows: Sequence[Mapping], caption: str) -> None:
     heads = list(rows[0])
     values = [[row.get(head) for head in heads] for row in rows]
     plain = "\n".join(" | ".join(map(cell, line)) for line in values)
-    display({"text/html": _html(heads, values, caption), "text/plain": f"{caption}\n{plain}"}, raw=True)
+    display({"text/html": html_table(heads, values, caption), "text/plain": f"{caption}\n{plain}"}, raw=True)
 
 
-def _html(heads: Sequence[str], values: Sequence[Sequence], caption: str) -> str:
+def html_table(heads: Sequence[str], values: Sequence[Sequence], caption: str) -> str:
     frame = pd.DataFrame(values, columns=heads, dtype=object)  # dtype object: None stays None, lists stay lists
     style = Table(frame, cell_ids=False).format(lambda value: html.escape(cell(value))).hide(axis="index")
     style = style.format_index(html.escape, axis="columns").set_caption(html.escape(caption))

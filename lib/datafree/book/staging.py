@@ -27,24 +27,12 @@ Cell = dict[str, Any]
 
 
 def staged(notebook: dict) -> dict:
-    """The notebook as a page: papermill's additions dropped, code of the library drawn, bookkeeping folded or gone."""
-    clean = tidy(notebook)
-    known = imports(clean["cells"])
-    story = [without_chatter(cell) for cell in clean["cells"] if not _ends(cell)]
+    """The notebook as a page: code of the library drawn, bookkeeping folded or gone."""
+    known = imports(notebook["cells"])
+    story = [without_chatter(cell) for cell in notebook["cells"] if not _ends(cell)]
     cells = [part for cell in story for part in with_sources(cell, known)]
     cells = [without_cited_numbers(wrapped(cell)) for cell in cells]
-    return clean | {"cells": list(folded(cells, known))}
-
-
-def tidy(notebook: dict) -> dict:
-    """Drop what papermill adds: its metadata (paths, times) and the cell of injected parameters."""
-    metadata = {key: value for key, value in notebook["metadata"].items() if key != "papermill"}
-    cells = []
-    for cell in notebook["cells"]:
-        kept = {key: value for key, value in cell["metadata"].items() if key not in ("papermill", "execution")}
-        if "injected-parameters" not in kept.get("tags", []):
-            cells.append(cell | {"metadata": kept})
-    return notebook | {"metadata": metadata, "cells": cells}
+    return notebook | {"cells": joined(list(folded(cells, known)))}
 
 
 def text_of(cell: Cell) -> str:
@@ -152,6 +140,7 @@ def _wide(source: str) -> bool:
 
 def formatted(source: str) -> str:
     """Python with its wide statements reformatted to 88 columns; all others stay as they are written."""
+    source = _comments_above(source)
     lines, pieces, done = source.splitlines(), [], 0
     for node in parsed(source).body if _wide(source) else ():
         first = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))]) - 1
@@ -160,6 +149,18 @@ def formatted(source: str) -> str:
             pieces += [*lines[done:first], _by_ruff(mine)]
             done = node.end_lineno
     return "\n".join([*pieces, *lines[done:]])
+
+
+def _comments_above(source: str) -> str:
+    """Python in which a comment that makes its line too wide stands above the line."""
+    lines = []
+    for line in source.splitlines():
+        code, sign, comment = line.partition("  # ")
+        if len(line) > COLUMNS >= len(code) and sign and '"' not in comment and "'" not in comment:
+            lines.append(code[: len(code) - len(code.lstrip())] + f"# {comment}")
+            line = code
+        lines.append(line)
+    return "\n".join(lines)
 
 
 @functools.cache
@@ -175,6 +176,22 @@ def _by_ruff(source: str) -> str:
 SETTING_UP = "Set-up: imports, network, images"
 READER_TOOLS = ("datafree.book", "datafree.evidence", "datafree.DataFreeError")
 """What of the library only draws, keeps or compares."""
+
+
+def joined(cells: list[Cell]) -> list[Cell]:
+    """The cells with neighbours that both set up, and show nothing, as one."""
+    found: list[Cell] = []
+    for cell in cells:
+        last = found[-1] if found else None
+        if last and _sets_up(last) and _sets_up(cell):
+            found[-1] = last | {"source": text_of(last).rstrip() + "\n\n" + text_of(cell)}
+        else:
+            found.append(cell)
+    return found
+
+
+def _sets_up(cell: Cell) -> bool:
+    return cell["metadata"].get("mystnb", {}).get("code_prompt_show") == SETTING_UP and not cell["outputs"]
 
 
 def folded(cells: list[Cell], known: dict[str, str]) -> Iterator[Cell]:
@@ -289,3 +306,16 @@ def with_head(cells: list[Cell], **content: Any) -> list[Cell]:
         sections=sections[1].rstrip(".") if sections else "", **content,
     )  # fmt: skip
     return [markdown_cell(head), *cells[1:]]
+
+
+_CLOSING = re.compile(r"^(?=## (?:Paper against here|Summary)\b)", re.M)
+
+
+def before_closing(cells: list[Cell], text: str) -> list[Cell]:
+    """The cells with `text` before the sections that close a chapter; at the end where there are none."""
+    for k, cell in enumerate(cells):
+        parts = _CLOSING.split(text_of(cell), maxsplit=1) if cell["cell_type"] == "markdown" else []
+        if len(parts) == 2:
+            around = [markdown_cell(part) for part in (parts[0].rstrip(), text, parts[1]) if part]
+            return [*cells[:k], *around, *cells[k + 1 :]]
+    return [*cells, markdown_cell(text)]

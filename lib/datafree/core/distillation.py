@@ -5,8 +5,8 @@ Distillation, Feature Regression, layer-wise training and the baselines differ i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Literal
 
 import torch
@@ -14,10 +14,11 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import nn
 
+from ..config import Precision
 from ..data.images import ImageSet, random_crop_and_mirror
-from .hooks import evaluating, frozen
+from .folding import folded
+from .hooks import evaluating
 from .optimization import FitConfig, fit
-from .precision import Precision
 
 Extra = Callable[[], torch.Tensor]
 """Draws one more loss of the student, a scalar that is added in every step."""
@@ -41,11 +42,15 @@ def output_divergence(student: torch.Tensor, teacher: torch.Tensor, temperature:
     return temperature**2 * F.kl_div(log_q, log_p, reduction="batchmean", log_target=True)
 
 
+BatchNormMode = Literal["frozen", "running", "batch"]
+"""frozen: evaluation mode; running: it adapts to the batches; batch: it trains on their statistics, and forgets them."""
+
+
 class StudentConfig(FitConfig):
     """How a student is trained, whatever its loss."""
 
     batch: int = Field(64, ge=1, description="images a step")
-    batchnorm: Literal["frozen", "running"] = Field("frozen", description="evaluation mode, or adapting to the images")
+    batchnorm: BatchNormMode = Field("frozen", description="what BatchNorm does meanwhile, see `batchnorm_mode`")
     precision: Precision = Field("auto", description="of the networks' passes")
     seed: int = Field(0, ge=0)
 
@@ -69,8 +74,12 @@ class Batches:
         """Which images come next."""
         count = len(self.images)
         if self.replacement:
-            return torch.randint(0, count, (self.size,), generator=self.generator)
-        return slice(None) if count <= self.size else torch.randperm(count, generator=self.generator)[: self.size]
+            return torch.randint(0, count, (self.size,), generator=self.generator, device="cpu")
+        return (
+            slice(None)
+            if count <= self.size
+            else torch.randperm(count, generator=self.generator, device="cpu")[: self.size]
+        )
 
     def __call__(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Images [size, C, H, W] and their labels."""
@@ -80,18 +89,36 @@ class Batches:
         return x.contiguous(memory_format=torch.channels_last), drawn.labels
 
 
+@contextmanager
+def batchnorm_mode(student: nn.Module, mode: BatchNormMode) -> Iterator[None]:
+    """Within the block only BatchNorm layers train, or none; with 'batch' what they have stored stays as it is."""
+    norms = [m for m in student.modules() if isinstance(m, nn.BatchNorm2d)]
+    momenta = [m.momentum for m in norms]
+    with evaluating(student):
+        for module in norms:
+            module.training = mode != "frozen"
+            module.momentum = 0.0 if mode == "batch" else module.momentum  # running + 0 (batch - running)
+        try:
+            yield
+        finally:
+            for module, momentum in zip(norms, momenta):
+                module.momentum = momentum
+
+
 def train_student(
     student: nn.Module, loss: Callable[..., torch.Tensor], config: FitConfig, *, draw: Callable[[], Sequence] = tuple,
-    teacher: nn.Module | None = None, batchnorm: str = "frozen", parameters: Sequence[nn.Parameter] | None = None,
+    teacher: nn.Module | None = None, batchnorm: BatchNormMode = "frozen", parameters: Sequence[nn.Parameter] | None = None,
     extra: Extra | None = None, watch: Callable[[int], None] | None = None, what: str = "training", progress: bool = True,
+    looked_at: Collection[str] = (),
 ) -> list[float]:  # fmt: skip
     """Train `student` in place; all modes and flags are as before afterwards.
 
     Args:
         loss: of the batch that `draw` gives, a scalar with gradients to the student.
         draw: the arguments of `loss`; default: none, for a loss that draws by itself.
-        teacher: frozen meanwhile.
-        batchnorm: 'frozen': the student is in evaluation mode; 'running': its BatchNorm layers adapt to the batches.
+        teacher: frozen meanwhile, with BatchNorm inside its convolutions (`folding.folded`).
+        looked_at: convolutions of the teacher whose outputs the loss reads; they stay as they are.
+        batchnorm: what the BatchNorm layers of the student do; the rest of it is in evaluation mode.
         parameters: what is trained; default: all that require gradients.
         extra: one more loss, added in every step.
         watch: called with the number of steps done, before each step.
@@ -103,8 +130,10 @@ def train_student(
         value = loss(*draw())
         return value + extra() if extra else value
 
-    with evaluating(student), frozen(teacher) if teacher else nullcontext(), torch.enable_grad():
-        for module in student.modules():
-            module.training = batchnorm == "running" and isinstance(module, nn.BatchNorm2d)
+    with (
+        batchnorm_mode(student, batchnorm),
+        folded(teacher, looked_at) if teacher else nullcontext(),
+        torch.enable_grad(),
+    ):
         trained = [p for p in student.parameters() if p.requires_grad] if parameters is None else parameters
         return fit(trained, draw_loss, config, before=watch, what=what, progress=progress)

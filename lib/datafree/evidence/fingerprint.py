@@ -27,7 +27,7 @@ PACKAGE = __name__.partition(".")[0]
 PACKAGES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn")
 """Packages whose version may change a number."""
 
-REPORTING = ("evidence", "book.show", "book.plots", "book.parameters", "core.provenance", "core.cost")
+REPORTING = ("evidence", "book.show", "book.plots", "book.figures", "book.parameters", "core.provenance", "core.cost")
 """Modules (and those below them) that do not change what is measured; of the parameters, the values count."""
 
 LIBRARY = Path(__file__).parents[1]
@@ -48,6 +48,11 @@ def fingerprint(notebook: str, parameters: dict[str, Any]) -> str:
 def fingerprint_of(notebook: str, config: Strict) -> str:
     """The fingerprint of a run with this configuration, wherever the folders that it names lie."""
     return fingerprint(notebook, {name: portable(value) for name, value in config.model_dump().items()})
+
+
+def is_stale(entry: dict[str, Any]) -> bool:
+    """Whether what the run of a record depends on is not what it is today."""
+    return not entry["fingerprint"] or entry["fingerprint"] != fingerprint(entry["notebook"], entry["parameters"])
 
 
 def module_hash(module: str) -> str:

@@ -94,6 +94,12 @@ class SlimVGG(nn.Module):
         return self.linear(torch.flatten(self.pool(self.features(self.normalize(x))), 1))
 
 
+class VGG16(SlimVGG):
+    """VGG-16 with BatchNorm for 32 x 32 images, one linear layer behind it: the network of UDFC's introduction."""
+
+    plan = (64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 512, 512, 512)
+
+
 class SmallMobileNetV2(nn.Module):
     """MobileNetV2 with ReLU for 32 x 32 images; rows of the plan: expansion, width, blocks, stride."""
 

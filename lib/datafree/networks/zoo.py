@@ -7,7 +7,15 @@ from functools import partial
 from torch import nn
 
 from ..errors import DataFreeError
-from .classifiers import TORCHVISION_MODELS, CifarResNet, CifarResNet18, FromTorchvision, SlimVGG, SmallMobileNetV2
+from .classifiers import (
+    TORCHVISION_MODELS,
+    VGG16,
+    CifarResNet,
+    CifarResNet18,
+    FromTorchvision,
+    SlimVGG,
+    SmallMobileNetV2,
+)
 from .efficientnet import EfficientNetLite0
 from .mobilenet import MobileNetV1
 from .segmentation import CamvidSegmenter, DeepLabV3Plus, Segmenter
@@ -36,6 +44,7 @@ ARCHITECTURES = {
     "resnet18_cifar": CifarResNet18,
     "resnet18_cifar_half": partial(CifarResNet18, width=32),
     "slim_vgg": SlimVGG,
+    "vgg16_cifar": VGG16,
     "mobilenet_v2_small": SmallMobileNetV2,
     "efficientnet_lite0": EfficientNetLite0,
     "mobilenet_v1_0.25": MobileNetV1,

@@ -17,7 +17,8 @@ CRITERIA = {name: c for name, c in load().items() if c.check.__module__ == kw.__
 
 def run(metrics, hits=None, profile="book", **parameters):
     """A run of these metrics; 10,000 test images and 500 images of each source unless told."""
-    known = {"test_images": 10_000, "images": 500, "short_steps": 1000, "batch": 100, "steps": 1000} | parameters
+    usual = {"test_images": 10_000, "images": 500, "short_steps": 1000, "batch": 100, "steps": 1000, "data": "cifar10"}
+    known = usual | parameters
     return Run({"seed": 0, "profile": profile, "parameters": known, "metrics": metrics, "hits": hits or {}})
 
 
@@ -58,8 +59,8 @@ def figure(**curves):
     return run({"figure_1": {k: v for k, v in curves.items()}})
 
 
-def distilled(*values, **more):
-    return run({"distilled": by(SOURCES, *values)} | more)
+def distilled(*values, data="cifar10", **more):
+    return run({"distilled": by(SOURCES, *values)} | more, data=data)
 
 
 def noise(*values):
@@ -81,8 +82,9 @@ def recipe(full, without, steady, shaken):
 def table_6(long, short, fraction, images=50_000, **parameters):
     """(cross entropy, distillation) a row."""
     objectives = ("cross entropy", "distillation")
-    found = {"all": images, "fraction": 500, "all, long": by(objectives, *long), "all, short": by(objectives, *short)}
-    return run({"labels_or_teacher": found | {"fraction, short": by(objectives, *fraction)}}, **parameters)
+    schedules = {"all, long": long, "all, short": short, "fraction, short": fraction}
+    top1 = {row: by(objectives, *values) for row, values in schedules.items()}
+    return run({"labels_or_teacher": {"all": images, "fraction": 500, "top1": top1}}, **parameters)
 
 
 def mixtures(*top1, levels=(0.052, 0.053, 0.059)):
@@ -134,7 +136,7 @@ def classes(rare_bns, rare_both, top1_bns, top1_both, share_both=0.1):
 
 
 def sizes(real, bns):
-    return run({"by_size": {"sizes": [50, 150, 500], "real": real, "BNS": bns}})
+    return run({"by_size": {n: {"real": a, "BNS": b} for n, a, b in zip(("50", "150", "500"), real, bns)}})
 
 
 def calibrators(gain, base=80):
@@ -241,6 +243,15 @@ CASES = {
         run(rows(w4a8=(92.0, 91.7, 91.6, 91.5, 91.0))),
         run(rows(w4a8=(92.0, 93.0, 93.0, 93.0, 93.0))),
     ),
+    "kw-c18": (
+        run(rows(w8a8=(82.97, 83.1, 83.05, 83.0, 83.14)), data="cifar100"),
+        run(rows(w8a8=(83.3, 83.1, 83.05, 83.0, 82.2)), data="cifar100"),
+    ),
+    "kw-c20": (
+        run(rows(edges=(77, 74.4, 74.6, 62.8, 58.8), full=(64.5, 61.5, 61.8, 51.2, 47.8)), data="cifar100"),
+        run(rows(edges=(77, 78, 78, 70, 75), full=(64.5, 65, 65, 62, 63)), data="cifar100"),
+        run(rows(edges=(77, 70, 70, 70, 75), full=(64.5, 60, 60, 62, 63)), data="cifar100"),
+    ),
     "kw-c19": (
         run(rows(full=(89.2, 88.5, 89.1, 87.4, 87.5))),
         run(rows(full=(80, 84, 82, 88, 86))),
@@ -271,6 +282,7 @@ CASES = {
         distilled(90, 27.0, 88, 80, 70, calibrated={"BNS": 28.0}),
     ),
     "kw-c31": (distilled(90, 88, 87, 79, 70), distilled(70, 79, 87, 88, 90)),
+    "kw-c32": (distilled(82, 79, 78, 53, 64, data="cifar100"), distilled(53, 64, 78, 82, 79, data="cifar100")),
     "kw-c34": (distilled(90.3, 88.5, 88, 80, 70), distilled(88.0, 88.5, 88, 80, 70)),
     "kw-c35": (sizes([80, 82, 83], [78, 79, 80.5]), sizes([83, 82, 80], [80, 79.5, 78])),
     "kw-c36": (snapshots(60, 75, 78, 80), snapshots(80, 75, 78, 60)),
@@ -389,6 +401,20 @@ def test_a_part_of_the_training_set_is_not_the_whole():
         CRITERIA["kw-c44"].effects(table_6((90, 88), (85, 85), (80, 82), images=500))
 
 
+def test_a_claim_is_judged_on_its_own_data_set_only():
+    with pytest.raises(Missing, match="not on CIFAR-10"):
+        CRITERIA["kw-c31"].effects(distilled(90, 88, 87, 79, 70, data="cifar100"))
+    with pytest.raises(Missing, match="not on CIFAR-100"):
+        CRITERIA["kw-c32"].effects(distilled(82, 79, 78, 53, 64))
+
+
+def test_a_network_of_cifar100_joins_where_a_run_has_one():
+    table = {"CIFAR-10": 0.022, "CIFAR-100": 0.02, "natural": 0.024, "digits": 0.1, "random": 1.0}
+    found = effects("kw-c52", run({"pooled": {"CIFAR-10": table, "CIFAR-100": table}}))
+    assert len(found) == 6 and min(found.values()) > 0
+    assert set(effects("kw-c53", run({"pooled": {"CIFAR-100": table}}))) == {"CIFAR-100"}
+
+
 def test_natural_images_must_be_there():
     with pytest.raises(Missing, match="natural"):
         CRITERIA["kw-c52"].effects(pooled(0.02, 0.2, 9))
@@ -414,10 +440,9 @@ def test_fair_draws_stay_below_their_limit():
 def test_slope_keeps_the_images():
     rng = np.random.default_rng(1)
     points = [rng.random(200) < p for p in (0.5, 0.6, 0.7)]
-    hits = {f"by_size/{s}/{k}": pack(v) for s in ("BNS", "real") for k, v in enumerate(points)}
-    found = CRITERIA["kw-c35"].effects(
-        run({"by_size": {"sizes": [10, 100, 1000], "real": [0] * 3, "BNS": [0] * 3}}, hits)
-    )
+    by_size = {n: {"real": v, "BNS": v} for n, v in zip(("10", "100", "1000"), points)}
+    hits = {f"by_size/{n}/{s}": pack(v) for n, row in by_size.items() for s, v in row.items()}
+    found = CRITERIA["kw-c35"].effects(run({"by_size": dict.fromkeys(by_size, {"real": 0, "BNS": 0})}, hits))
     ends = 100 * (points[2].mean() - points[0].mean()) / 2
     assert found["BNS"].distance.value == pytest.approx(ends)
     assert found["BNS"].distance.images.mean() == pytest.approx(ends)

@@ -25,6 +25,7 @@ METRICS = {
     },
     "top1_by_bits": {"bits": [3, 2]}
     | {how: {"no repair": [80.0, 30.0], "BNS images": [85.0, 60.0]} for how in ("per channel", "per tensor")},
+    "statistics": {name: {"aligned (ours)": 80.0, "calibrated": 70.0} for name in ("whole", "2 times")},
     "table4": [
         {
             "kept": kept, "FR, frozen": 80.0, "FR, adapting": 81.0, "fine-tuned, frozen": 80.5, "fine-tuned, adapting": 81.5,
@@ -50,6 +51,7 @@ WRONG = {
     "own-rounding": [
         ("top1_by_bits", how, "BNS images", k, 20.0) for how in ("per channel", "per tensor") for k in (0, 1)
     ],
+    "own-aligned": [("statistics", name, "aligned (ours)", 60.0) for name in ("whole", "2 times")],
     "own-prune-fair": [("table4", k, f"FR, {mode}", 70.0) for k in (0, 1) for mode in ("frozen", "adapting")],
 }
 

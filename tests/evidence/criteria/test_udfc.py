@@ -77,7 +77,7 @@ MINE = {claim: found for claim, found in CRITERIA.items() if claim.startswith("u
 def run(*change, hits=None):
     """A run of the chapter with one value changed."""
     metrics = changed(METRICS, *change)
-    parameters = {"model": "resnet20", "test_images": 10_000}
+    parameters = {"model": "resnet20", "vgg": "slim_vgg", "test_images": 10_000}
     return Run({"seed": 0, "profile": "reduced", "parameters": parameters, "metrics": metrics, "hits": hits or {}})
 
 

@@ -32,13 +32,18 @@ def student_of(net, images, bits=(4, 4)):
 
 
 def quick(**changes):
-    return distillation.DistillConfig(**({"steps": 2, "batch": 8, "rate": 1e-3, "precision": "float32"} | changes))
+    usual = {"steps": 2, "batch": 8, "rate": 1e-3, "precision": "float32", "batchnorm": "frozen"}
+    return distillation.DistillConfig(**(usual | changes))
 
 
-def test_feature_distance_averages_over_values_then_layers():
-    small, large = torch.full((2, 3), 0.5), torch.full((1, 8), 4.0)
-    got = distillation.feature_distance([small, large], [torch.zeros(2, 3), torch.zeros(1, 8)])
-    assert got.item() == pytest.approx((0.125 + 3.5) / 2)
+def test_feature_distance_sums_an_image_and_averages_over_images_and_layers():
+    small, large = torch.full((2, 3), 0.5), torch.full((2, 8), 4.0)
+    small[1] = 0.0  # the second image agrees there
+    zeros = [torch.zeros(2, 3), torch.zeros(2, 8)]
+    got = distillation.feature_distance([small, large], zeros)
+    assert got.item() == pytest.approx((3 * 0.125 / 2 + 8 * 3.5) / 2)
+    mean = distillation.feature_distance([small, large], zeros, "mean")
+    assert mean.item() == pytest.approx((0.125 / 2 + 3.5) / 2)
 
 
 def test_feature_distance_wants_as_many_features_of_both():

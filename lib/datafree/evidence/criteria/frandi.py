@@ -21,8 +21,9 @@ MEANS = 0.5
 WHY_MEANS = "the smallest difference of two means over five recoveries that ten thousand test images can rule out"
 
 ABLATION = "ResNet-20 on CIFAR-10 for ResNet-18 on CIFAR-100"
-TABLE9 = "ResNet-20 on CIFAR-10 for ResNet-18 on CIFAR-10 and CIFAR-100"
-SCENES = "a small network on composed scenes for DeepLabV3+ on PASCAL VOC"
+SMALL = "ResNet-20 for ResNet-18, on CIFAR-100 in reduced runs and on CIFAR-10 in the book"
+TABLE9 = f"{SMALL}; one of the two data sets"
+SCENES = "a small DeepLabV3+ on CamVid, in the book on composed scenes, for DeepLabV3+ on PASCAL VOC"
 
 SOURCES = ("synthetic", "real")
 WIDTHS = ("w3a3", "w4a4", "w4a8", "w8a4")
@@ -157,9 +158,13 @@ def feature_discrepancy_leads(run):
     }
 
 
+def _on_cifar100(run: Run) -> bool:
+    return "cifar100" in run.parameter("data")
+
+
 def _chance(run: Run) -> float:
     """Top-1 of guessing, in percent."""
-    return 1.0 if "cifar100" in run.parameter("data") else 10.0
+    return 1.0 if _on_cifar100(run) else 10.0
 
 
 CHANCE, WHY_CHANCE = 0.5, "the table prints 1 %: all from 0.5 to 1.5 times chance are printed so"
@@ -256,25 +261,28 @@ def _falls(curve: dict) -> float:
 
 # Chapter 11: rounded and pruned networks
 
+RIVALS = ("ZAQ", "GDFQ", "ZeroQ", "ACIQ", "DFQ")
+"""The other methods of table 3, in its order."""
+
 
 @criterion(
-    "fr-c18", chapter=ROUNDING, unit="points", needs={"steps": 100},
-    stand_in=f"{ABLATION}; three of the six methods, on one quantiser",
+    "fr-c18", chapter=ROUNDING, unit="points", needs={"steps": 100, "rival_steps": 100},
+    stand_in=f"{SMALL}; one quantiser for all methods",
 )  # fmt: skip
 def order_of_methods_at_four_bits(run):
-    """Table 3: FRanDI over ZeroQ over DFQ at w4a4."""
-    order = ("FRanDI", "ZeroQ", "DFQ")
+    """Table 3: FRanDI over ZAQ over GDFQ over ZeroQ over ACIQ over DFQ at w4a4."""
+    order = ("FRanDI", *RIVALS)
     found = {name: run.accuracy("table3", name) for name in order}
     return {f"{a} over {b}": above(found[a] - found[b]) for a, b in zip(order, order[1:])}
 
 
 @criterion(
-    "fr-c19", chapter=ROUNDING, unit="points", tolerance=NEAR, why=WHY_NEAR, needs={"steps": 100},
-    stand_in=f"{ABLATION}; the better of DFQ and ZeroQ for ZAQ",
+    "fr-c19", chapter=ROUNDING, unit="points", tolerance=NEAR, why=WHY_NEAR, needs={"steps": 100, "rival_steps": 100},
+    stand_in=f"{SMALL}; the best of five baselines, whichever it is, for ZAQ",
 )  # fmt: skip
 def lead_over_the_best_baseline(run):
     """Table 3: FRanDI leads the best baseline, by 3.23 points."""
-    best = max((run.accuracy("table3", name) for name in ("DFQ", "ZeroQ")), key=float)
+    best = max((run.accuracy("table3", name) for name in RIVALS), key=float)
     lead = run.accuracy("table3", "FRanDI") - best
     return {"ahead": above(lead), "by 3.23": within(lead, 3.23, NEAR)}
 
@@ -313,30 +321,32 @@ def real_images_at_least_as_good(run):
 
 @criterion(
     "fr-c22", chapter=ROUNDING, unit="points", stand_in=TABLE9, needs={"steps": 100}, tolerance=NEAR,
-    why=f"about 0.7 at w3a3: {WHY_NEAR}; the bound of 0.3 is the claim's own",
+    why=f"about 0.7 or 1.5 at w3a3: {WHY_NEAR}; the bound of 0.3 is the claim's own",
 )  # fmt: skip
 def gap_is_largest_at_three_bits(run):
-    """Table 9: the gap of real to synthetic is largest at w3a3 (0.7 on CIFAR-10), and at most 0.3 elsewhere."""
+    """Table 9: the gap of real to synthetic is largest at w3a3 (0.7, on CIFAR-100 1.5), and at most 0.3 elsewhere."""
+    size = 1.5 if _on_cifar100(run) else 0.7
     most, rest = _gap(run, "w3a3"), {bits: _gap(run, bits) for bits in WIDTHS[1:]}
     return (
         {f"w3a3 over {bits}": above(most - gap) for bits, gap in rest.items()}
         | {f"{bits}, at most 0.3": below(gap, 0.3) for bits, gap in rest.items()}
-        | {"w3a3, 0.7": within(most, 0.7, NEAR)}
+        | {f"w3a3, {size}": within(most, size, NEAR)}
     )
 
 
 @criterion(
     "fr-c23", chapter=ROUNDING, unit="points", stand_in=TABLE9, needs={"steps": 100}, tolerance=NEAR,
-    why=f"about 4.0 at w3a3: {WHY_NEAR}; the bound of 1.5 is the claim's own",
+    why=f"about 4.0 or 6.8 at w3a3: {WHY_NEAR}; the bound of 1.5 is the claim's own",
 )  # fmt: skip
 def gains_grow_as_precision_falls(run):
-    """Table 9: gains on synthetic images grow as bits fall; 4.0 at w3a3 on CIFAR-10, the others at most 1.5."""
+    """Table 9: gains on synthetic images grow as bits fall; at w3a3 4.0 (6.8 on CIFAR-100), the others at most 1.5."""
+    size = 6.8 if _on_cifar100(run) else 4.0
     gain = {bits: _gain(run, bits) for bits in WIDTHS}
     falling = (("w3a3", "w4a4"), ("w4a4", "w4a8"), ("w4a4", "w8a4"))
     return (
         {f"{a} over {b}": above(gain[a] - gain[b]) for a, b in falling}
         | {f"{bits}, at most 1.5": below(gain[bits], 1.5) for bits in WIDTHS[1:]}
-        | {"w3a3, 4.0": within(gain["w3a3"], 4.0, NEAR)}
+        | {f"w3a3, {size}": within(gain["w3a3"], size, NEAR)}
     )
 
 
@@ -361,7 +371,7 @@ def recovered_stays_below_float(run):
     return {f"{bits}, {source}": above(top - _table9(run, bits, source)) for bits in WIDTHS for source in SOURCES}
 
 
-PRUNED = "ResNet-20 on CIFAR-10 for ResNet-18 on CIFAR-100 and for ResNet-18 and ResNet-50 on ImageNet"
+PRUNED = f"{SMALL}; none for ResNet-18 and ResNet-50 on ImageNet"
 
 
 def _table4(run: Run, kept: float, way: str) -> Measured:
@@ -383,7 +393,7 @@ def regression_beats_fine_tuning_of_pruned_networks(run):
 
 @criterion(
     "fr-c27", chapter=ROUNDING, unit="points", tolerance=0.48, why="the claim's own number", needs={"steps": 100},
-    stand_in="ResNet-20 on CIFAR-10 for ResNet-18 on CIFAR-100; the two rows on ImageNet are not measured",
+    stand_in=f"{SMALL}; the two rows on ImageNet are not measured",
 )  # fmt: skip
 def pruned_networks_stay_near_float(run):
     """Table 4: with half of the weights, recovery ends within 0.48 points of the original."""
@@ -427,7 +437,7 @@ def _table6(run: Run) -> dict[int, Measured]:
     return {p: run.accuracy("table6", "top1", k) - run.accuracy("table6", "before") for p, k in at.items()}
 
 
-@criterion("fr-c32", chapter=ROUNDING, unit="points", stand_in=ABLATION)
+@criterion("fr-c32", chapter=ROUNDING, unit="points", stand_in=SMALL)
 def little_data_hurts_more_helps(run):
     """Table 6: fine-tuning on 1 or 2 % of the data loses, on 5 % and more it gains."""
     gains = _table6(run)
@@ -441,7 +451,7 @@ def _slope(gains: dict[int, Measured]) -> Measured:
     return sum(gain * float(w) for w, gain in zip(weights, gains.values()))
 
 
-@criterion("fr-c33", chapter=ROUNDING, unit="points a doubling", stand_in=ABLATION)
+@criterion("fr-c33", chapter=ROUNDING, unit="points a doubling", stand_in=SMALL)
 def accuracy_grows_and_levels_off(run):
     """Table 6: accuracy grows with the share of data, and from a third on more slowly than before."""
     gains = _table6(run)
@@ -449,7 +459,7 @@ def accuracy_grows_and_levels_off(run):
     return {"grows": above(_slope(gains)), "levels off from a third": above(_slope(early) - _slope(late))}
 
 
-@criterion("fr-c34", chapter=ROUNDING, unit="points", tolerance=MEANS, why=WHY_MEANS, stand_in=ABLATION)
+@criterion("fr-c34", chapter=ROUNDING, unit="points", tolerance=MEANS, why=WHY_MEANS, stand_in=SMALL)
 def full_data_adds_and_leaves_a_gap(run):
     """Table 6: fine-tuning on all data adds 0.60 points and stays 2.69 below the original."""
     gain = _table6(run)[100]

@@ -6,14 +6,16 @@ brackets illustrate its order and are shown beside it; numbers in its sentence a
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from scipy import stats
 
 from ..measured import Measured, accuracy_without_images, number
 from ..verdict import Effect
-from . import Missing, Run, above, below, criterion, mean, within
+from . import Missing, Run, above, below, mean, within
+from . import criterion as registered
 
 SYNTHESIS, CALIBRATION = "01_kw_synthesis", "02_kw_calibration"
 DISTILLATION, CORRESPONDENCE = "03_kw_distillation", "04_kw_correspondence"
@@ -38,11 +40,26 @@ LITTLE, WHY_LITTLE = 2.95, "the widest gap from real to BNS images that tables 1
 
 FIGURE_1 = {"steps": 1000}  # section 4.3
 CALIBRATED = {"steps": 200}  # section 4.2
-TAUGHT = {"steps": 200, "short_steps": 40}  # the lengths of the profile 'reduced'; the paper has 16,000
+TAUGHT = {"steps": 1000, "short_steps": 50}  # the lengths of the profile 'reduced'; the paper has 16,000
 WHOLE_SETS = {"reference_images": 50_000}  # table 4: entire training splits
 
 
 # --- what several claims need
+
+
+def criterion(claim: str, *, data: str = "CIFAR-10", **said) -> Callable[[Callable], Callable]:
+    """Register a criterion that judges only runs on the data set its claim is about; else as `criteria.criterion`."""
+
+    def register(check: Callable) -> Callable:
+        @functools.wraps(check)
+        def asked(run: Run):
+            if (run.parameter("data") == "cifar100") != (data == "CIFAR-100"):
+                raise Missing(f"the run is not on {data}.")
+            return check(run)
+
+        return registered(claim, **said)(asked)
+
+    return register
 
 
 def pairs(values: Mapping[str, Measured], order: Sequence[str]) -> dict[str, Effect]:
@@ -295,6 +312,24 @@ def mild_calibration_is_as_good_on_synthetic_images(run):
     }
 
 
+SMALLER = "a ResNet-20 of CIFAR-100 for the Wide-ResNet-28-10"
+
+
+@criterion(
+    "kw-c18", chapter=CALIBRATION, unit="points", needs=CALIBRATED, data="CIFAR-100", stand_in=SMALLER, tolerance=0.19,
+    why="the claim's own range, 82.96 to 83.15",
+)  # fmt: skip
+def eight_bits_hardly_mind_the_source(run):
+    """Table 1, CIFAR-100 at 8w8a: all five sources lie within 0.19 points of each other, and noise is the highest."""
+    top1 = calibrated(run, "8w8a")
+    others = max((top1[s] for s in SOURCES if s != "G"), key=number)
+    lowest = min(top1.values(), key=number)
+    return {
+        "within 0.19": below(max(top1["G"], others, key=number) - lowest, 0.19),
+        "G highest": above(top1["G"], others),
+    }
+
+
 @criterion("kw-c19", chapter=CALIBRATION, unit="points", needs=CALIBRATED, tolerance=CLASS_GAP, why=WHY_CLASS_GAP)
 def order_of_sources_at_4w4a(run):
     """Table 1, 4w4a: real, BNS + I, BNS, then Gaussian and Inception about equal."""
@@ -303,6 +338,23 @@ def order_of_sources_at_4w4a(run):
         "BNS over I": above(top1["BNS"], top1["I"]),
         "G and I about equal": within(top1["G"], top1["I"], CLASS_GAP),
     }
+
+
+@criterion(
+    "kw-c20", chapter=CALIBRATION, unit="points", needs=CALIBRATED, data="CIFAR-100", stand_in=SMALLER, tolerance=3.5,
+    why="'about 3' is read as less than 3.5; 13 is the claim's own number",
+)  # fmt: skip
+def order_of_sources_on_cifar100(run):
+    """Table 1, CIFAR-100 at 4w4a: real, both BNS variants about 3 points under it, then Inception and Gaussian far off."""
+    parts = {}
+    for row in (EDGES_4W4A, FULL_4W4A):
+        top1 = calibrated(run, row)
+        for s in ("BNS", "BNS + I"):
+            gap = top1["real"] - top1[s]
+            parts |= {f"{row}: real over {s}": above(gap), f"{row}: {s} about 3 under": below(gap, 3.5)}
+        parts |= {f"{row}: {s} more than 13 under": above(top1["real"] - top1[s], 13) for s in ("I", "G")}
+        parts[f"{row}: I over G"] = above(top1["I"], top1["G"])
+    return parts
 
 
 @criterion("kw-c21", chapter=CALIBRATION, unit="points", needs=CALIBRATED)
@@ -459,6 +511,15 @@ def order_of_sources_after_distillation(run):
 
 
 @criterion(
+    "kw-c32", chapter=DISTILLATION, unit="points", needs=TAUGHT, data="CIFAR-100",
+    stand_in=f"{SMALLER}; one set size of two",
+)  # fmt: skip
+def order_of_sources_after_distillation_on_cifar100(run):
+    """Table 1, CIFAR-100 distillation at 4w4a: real, BNS, BNS + I, Gaussian, Inception."""
+    return pairs(distilled(run), ("real", "BNS", "BNS + I", "G", "I"))
+
+
+@criterion(
     "kw-c34", chapter=DISTILLATION, unit="points", needs=TAUGHT, tolerance=POINT, why=WHY_POINT,
     stand_in=f"one of six gaps: CIFAR-10 at 50 a class; {BY_RESNET20}",
 )  # fmt: skip
@@ -477,14 +538,23 @@ def best_scheme_is_comparable_with_real_images(run):
     return above(run.accuracy("distilled", "BNS"), run.accuracy("distilled", "real") - LITTLE)
 
 
+def set_sizes(run: Run) -> list[str]:
+    """How many images the sets of figure 2a have, from small to large."""
+    sizes = [n for n in run.metric("by_size") if n.isdigit()]
+    if len(sizes) < 3:
+        raise Missing("the run compares no three sizes of sets.")
+    return sorted(sizes, key=int)
+
+
 @criterion(
     "kw-c35", chapter=DISTILLATION, unit="points a tenfold", needs=TAUGHT,
     stand_in="5 to 50 images a class for 50 to 4,000, so the printed gains are not tested",
 )  # fmt: skip
 def more_images_help(run):
     """Table 1, figure 2a: accuracy rises with the number of images, BNS and real."""
-    sizes = [math.log10(n) for n in run.metric("by_size", "sizes")]
-    return {s: above(slope(sizes, [run.accuracy("by_size", s, k) for k in range(len(sizes))])) for s in ("BNS", "real")}
+    sizes = set_sizes(run)
+    decades = [math.log10(int(n)) for n in sizes]
+    return {s: above(slope(decades, [run.accuracy("by_size", n, s) for n in sizes])) for s in ("BNS", "real")}
 
 
 @criterion("kw-c36", chapter=DISTILLATION, unit="points a decade of J_KL", needs=TAUGHT)
@@ -503,8 +573,8 @@ def better_statistics_teach_better(run):
 def bns_is_a_little_under_real_at_every_size(run):
     """Figure 2a: at equal set size BNS images are under real ones, by a little, at every size."""
     parts = {}
-    for k, size in enumerate(("smallest", "middle", "largest")):
-        gap = run.accuracy("by_size", "real", k) - run.accuracy("by_size", "BNS", k)
+    for size, n in zip(("smallest", "middle", "largest"), set_sizes(run)):
+        gap = run.accuracy("by_size", n, "real") - run.accuracy("by_size", n, "BNS")
         parts |= {f"under, {size} set": above(gap), f"a little, {size} set": below(gap, LITTLE)}
     return parts
 
@@ -598,13 +668,17 @@ def labels_win_on_all_images(run):
     one_pass_over_all(run)
     if run.metric("labels_or_teacher", "all") < ALL_OF_CIFAR10:
         raise Missing("the run has no more than a part of the training set.")
-    return above(*(run.accuracy("labels_or_teacher", "all, long", o) for o in ("cross entropy", "distillation")))
+    return above(
+        *(run.accuracy("labels_or_teacher", "top1", "all, long", o) for o in ("cross entropy", "distillation"))
+    )
 
 
 @criterion("kw-c45", chapter=DISTILLATION, unit="points", needs=TAUGHT, stand_in=IMAGENET)
 def the_teacher_wins_on_a_fraction(run):
     """Table 6: on a fraction of the real images the order turns round."""
-    return above(*(run.accuracy("labels_or_teacher", "fraction, short", o) for o in ("distillation", "cross entropy")))
+    return above(
+        *(run.accuracy("labels_or_teacher", "top1", "fraction, short", o) for o in ("distillation", "cross entropy"))
+    )
 
 
 @criterion("kw-c46", chapter=DISTILLATION, unit="points", needs=TAUGHT, stand_in=IMAGENET)
@@ -612,7 +686,7 @@ def labels_lose_with_fewer_steps_and_images(run):
     """Table 6: cross entropy loses accuracy with fewer steps, and again with fewer images."""
     one_pass_over_all(run)
     rows = ("all, long", "all, short", "fraction, short")
-    return pairs({row: run.accuracy("labels_or_teacher", row, "cross entropy") for row in rows}, rows)
+    return pairs({row: run.accuracy("labels_or_teacher", "top1", row, "cross entropy") for row in rows}, rows)
 
 
 @criterion(
@@ -622,7 +696,9 @@ def the_teacher_hardly_minds_fewer_steps_and_images(run):
     """Table 6: distillation on all images, long, and on a fraction, short, differ by next to nothing."""
     one_pass_over_all(run)
     as_often_as_the_paper(run)
-    long, short = (run.accuracy("labels_or_teacher", r, "distillation") for r in ("all, long", "fraction, short"))
+    long, short = (
+        run.accuracy("labels_or_teacher", "top1", r, "distillation") for r in ("all, long", "fraction, short")
+    )
     return within(long, short, POINT)
 
 
@@ -694,9 +770,18 @@ def _kept(lost: float, images: float) -> Measured:
 
 # --- correspondence of data sets (tables 3 and 4, section 5)
 
-NETWORKS = ("CIFAR-10", "Fashion-MNIST", "digits")
 NO_DATA_SETS = ("random", "CIFAR-10, test")
-THREE_NETWORKS = "networks of Fashion-MNIST and of small digits for those of CIFAR-100, MNIST and SVHN"
+_OTHERS = "networks of Fashion-MNIST and of small digits for those of MNIST and SVHN"
+OTHER_NETWORKS = {
+    "book": "networks of Fashion-MNIST and of small digits for those of CIFAR-100, MNIST and SVHN",
+    "reduced": _OTHERS,
+    "paper": _OTHERS,
+}
+
+
+def owners(run: Run) -> list[str]:
+    """The networks of a run, by the data set each was trained on."""
+    return list(run.metric("pooled"))
 
 
 def data_sets(run: Run, owner: str) -> dict[str, float]:
@@ -705,13 +790,13 @@ def data_sets(run: Run, owner: str) -> dict[str, float]:
 
 
 @criterion(
-    "kw-c51", chapter=CORRESPONDENCE, unit="of the lowest other set", needs=WHOLE_SETS, stand_in=THREE_NETWORKS,
+    "kw-c51", chapter=CORRESPONDENCE, unit="of the lowest other set", needs=WHOLE_SETS, stand_in=OTHER_NETWORKS,
     tolerance=0.05, why="the paper's own exception is 0.023 against 0.022, just under 5 %",
 )  # fmt: skip
 def own_training_set_is_about_the_lowest(run):
     """Tables 3 and 4: each network gives about its lowest divergence to its own training set."""
     parts = {}
-    for owner in NETWORKS:
+    for owner in owners(run):
         row = data_sets(run, owner)
         parts[owner] = below(row.pop(owner) / min(row.values()), 1.05)
     return parts
@@ -719,42 +804,49 @@ def own_training_set_is_about_the_lowest(run):
 
 @criterion(
     "kw-c52", chapter=CORRESPONDENCE, unit="times the reference", needs=WHOLE_SETS,
-    stand_in="one network of two, other natural images for CIFAR-100 and STL10, small digits for MNIST and SVHN",
+    stand_in={
+        "book": "one network of two, other natural images for CIFAR-100 and STL10, small digits for MNIST and SVHN",
+        "reduced": "other natural images for STL10, small digits for MNIST and SVHN",
+        "paper": "other natural images for STL10, small digits for MNIST and SVHN",
+    },
     tolerance=1.3, why="the claim's own bounds: 1.3, and 3.9 to 7.9",
 )  # fmt: skip
 def natural_images_stay_near_and_numbers_do_not(run):
-    """Table 3: natural sets stay within 1.3 times the reference, sets of numbers are 3.9 to 7.9 times it."""
-    row = {name: v / run.metric("pooled", "CIFAR-10", "CIFAR-10") for name, v in data_sets(run, "CIFAR-10").items()}
-    near = [row[n] for n in ("natural", "CIFAR-100", "STL10") if n in row]
-    if not near:
-        raise Missing("the run has no natural images other than CIFAR-10.")
-    far = [row[n] for n in ("MNIST", "SVHN", "digits") if n in row]
-    return {
-        "natural images at most 1.3": below(max(near), 1.3),
-        "numbers at least 3.9": above(min(far), 3.9),
-        "numbers at most 7.9": below(max(far), 7.9),
-    }
+    """Table 3: under CIFAR networks natural sets stay within 1.3 times the reference, numbers are 3.9 to 7.9 times it."""
+    parts = {}
+    for owner in [o for o in ("CIFAR-10", "CIFAR-100") if o in owners(run)]:
+        row = {name: v / run.metric("pooled", owner, owner) for name, v in data_sets(run, owner).items()}
+        near = [row[n] for n in ("natural", "CIFAR-10", "CIFAR-100", "STL10") if n in row and n != owner]
+        far = [row[n] for n in ("MNIST", "SVHN", "digits") if n in row]
+        if not near:
+            raise Missing("the run has no natural images other than CIFAR-10.")
+        parts |= {
+            f"{owner}: natural images at most 1.3": below(max(near), 1.3),
+            f"{owner}: numbers at least 3.9": above(min(far), 3.9),
+            f"{owner}: numbers at most 7.9": below(max(far), 7.9),
+        }
+    return parts
 
 
 @criterion(
-    "kw-c53", chapter=CORRESPONDENCE, unit="times the highest other set", needs=WHOLE_SETS, stand_in=THREE_NETWORKS
+    "kw-c53", chapter=CORRESPONDENCE, unit="times the highest other set", needs=WHOLE_SETS, stand_in=OTHER_NETWORKS
 )
 def random_input_is_the_farthest(run):
     """Table 3: random input has the largest divergence in every row."""
-    return {o: above(run.metric("pooled", o, "random") / max(data_sets(run, o).values()), 1) for o in NETWORKS}
+    return {o: above(run.metric("pooled", o, "random") / max(data_sets(run, o).values()), 1) for o in owners(run)}
 
 
 @criterion(
     "kw-c54", chapter=CORRESPONDENCE, unit="times the unattacked",
-    stand_in=f"{THREE_NETWORKS}; that SVHN's does not rise is not tested",
+    stand_in={scale: f"{text}; that SVHN's does not rise is not tested" for scale, text in OTHER_NETWORKS.items()},
 )  # fmt: skip
 def attacks_raise_the_divergence(run):
     """Table 3, section 4.4: FGSM at epsilon 0.1 raises the divergence, in either unit of epsilon that the paper may mean."""
     units = ("normalised", "pixels")
-    return {f"{o}, {u}": above(run.metric("fgsm_ratio", u, o, "0.1"), 1) for o in NETWORKS for u in units}
+    return {f"{o}, {u}": above(v["0.1"], 1) for u in units for o, v in run.metric("fgsm_ratio", u).items()}
 
 
-@criterion("kw-c55", chapter=CORRESPONDENCE, unit="decades a unit of epsilon", stand_in=THREE_NETWORKS)
+@criterion("kw-c55", chapter=CORRESPONDENCE, unit="decades a unit of epsilon", stand_in=OTHER_NETWORKS)
 def divergence_grows_with_epsilon(run):
     """Table 3, footnote: over epsilon from zero the ratio grows in general: a line through its logarithm rises."""
     parts = {}
@@ -783,13 +875,13 @@ def table_3_is_table_4_divided(run):
 
 
 @criterion(
-    "kw-c58", chapter=CORRESPONDENCE, unit="times", needs=WHOLE_SETS, stand_in=THREE_NETWORKS, tolerance=2.0,
+    "kw-c58", chapter=CORRESPONDENCE, unit="times", needs=WHOLE_SETS, stand_in=OTHER_NETWORKS, tolerance=2.0,
     why="below a factor of two raw values could still be compared from network to network",
 )  # fmt: skip
 def only_ratios_can_be_compared(run):
     """Section 4.4: the reference differs from network to network, and ratios to it differ less than raw values."""
     same_set = run.metric("scale").values()  # several networks of CIFAR-10
-    own = [run.metric("pooled", o, o) for o in NETWORKS] + [row["CIFAR-10"] for row in same_set]
+    own = [run.metric("pooled", o, o) for o in owners(run)] + [row["CIFAR-10"] for row in same_set]
     parts = {"references differ": above(max(own) / min(own), 2)}
     for name in ("digits", "random"):
         raw = [row[name] for row in same_set]

@@ -6,7 +6,7 @@ from ..measured import Measured
 from . import Missing, Run, above, below, criterion
 from .frandi import NEAR, WHY_NEAR
 
-PRUNING, REPAIR, ROUNDING = "07_lw_pruning", "08_udfc", "11_frandi_prune_quantize"
+PRUNING, REPAIR, RECOVERY, ROUNDING = "07_lw_pruning", "08_udfc", "09_frandi_recovery", "11_frandi_prune_quantize"
 
 
 @criterion(
@@ -138,6 +138,20 @@ def repair_helps_rounded_networks(run):
         for k, bits in enumerate(run.metric("top1_by_bits", "bits")):
             with_repair, without = (run.accuracy("top1_by_bits", how, m, k) for m in ("BNS images", "no repair"))
             found[f"{bits} bit, {how}"] = above(with_repair - without)
+    return found
+
+
+@criterion(
+    "own-aligned", chapter=RECOVERY, unit="points",
+    statement="Moving BatchNorm's statistics by what has changed on synthetic images beats calibrating them on these "
+    "images, whatever share of the operations was taken away.",
+)  # fmt: skip
+def aligned_statistics_beat_calibrated_ones(run):
+    """Networks of low rank at each reduction, and the whole network, which calibration should not harm."""
+    found = {}
+    for label in run.metric("statistics"):
+        aligned, calibrated = (run.accuracy("statistics", label, name) for name in ("aligned (ours)", "calibrated"))
+        found[label] = above(aligned - calibrated)
     return found
 
 

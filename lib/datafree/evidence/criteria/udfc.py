@@ -15,7 +15,6 @@ from . import Missing, Run, above, below, criterion, within
 
 CHAPTER = "08_udfc"
 OURS = "our derivation for the paper's equations"
-OTHERS = ("slim_vgg", "mobilenet_v2_small")
 DAMAGES = ("30 % pruned", "3 bit")
 
 
@@ -25,11 +24,12 @@ DAMAGES = ("30 % pruned", "3 bit")
 )  # fmt: skip
 def small_vgg_loses_little(run):
     """Introduction: a VGG loses 0.4 points while FLOPs fall by about 70 % and memory by 28 times."""
-    size = run.metric("shrunk", "slim_vgg")
+    vgg = run.parameter("vgg")
+    size = run.metric("shrunk", vgg)
     if size["FLOPs removed, %"] < 69.5 or size["times less memory"] < 27.5:
         raise Missing("the network was not compressed as far as the claim says, so its loss does not count.")
-    path = ("shrunk", "slim_vgg", "top1")
-    return below(run.accuracy(*path, "float") - run.accuracy(*path, "closed form"), 0.45)
+    top1 = {name: run.accuracy("shrunk", vgg, "top1", name) for name in ("float", "closed form")}
+    return below(top1["float"] - top1["closed form"], 0.45)
 
 
 def _size(run: Run, label: str) -> dict:
@@ -115,8 +115,7 @@ def _gain(run: Run, table: str, row: str, *column: int) -> Measured:
 
 def _by_network(run: Run) -> dict[str, Measured]:
     """Network -> points that the closed form gives back at 30 % pruned."""
-    own = run.parameter("model")
-    names = {"the chapter's network": own} | {name: name for name in OTHERS if name != own}
+    names = {"ResNet": run.parameter("model"), "VGG": run.parameter("vgg"), "MobileNetV2": "mobilenet_v2_small"}
     return {label: _gain(run, "networks_30", name) for label, name in names.items()}
 
 
@@ -133,5 +132,5 @@ def reconstruction_beats_plain_compression(run):
     gains = {f"{r:.0%} pruned": _gain(run, "top1_by_share", "by l2 norm", k) for k, r in enumerate(shares)}
     gains |= {f"{b} bit": _gain(run, "top1_by_bits", "per channel", k) for k, b in enumerate(bits)}
     gains |= {"30 % pruned and 6 bit": _gain(run, "pruned_30_6bit", "top1")}
-    gains |= {f"{name}, 30 % pruned": gain for name, gain in _by_network(run).items() if name in OTHERS}
+    gains |= {f"{name}, 30 % pruned": gain for name, gain in _by_network(run).items() if name != "ResNet"}
     return {case: above(gain) for case, gain in gains.items()}

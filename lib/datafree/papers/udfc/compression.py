@@ -15,9 +15,9 @@ from torch import fx, nn
 
 from ...baselines import neuron_merging
 from ...config import Strict
-from ...core import pruning, quantizer
+from ...core import batchnorm, pruning, quantizer
 from ...core.flops import weight_bytes
-from ...core.graph import Graph, Pair, trace
+from ...core.graph import Pair, put_module, trace
 from ...core.register import Result, method
 from ...data.images import ImageSet
 from ...errors import DataFreeError
@@ -88,8 +88,8 @@ class Compression:
     `arrive` is called for every layer in the order they run, with its input where there are images.
     """
 
-    def __init__(self, model: nn.Module, config: UDFC, images: Images = None, graph: Graph | None = None):
-        self.config, self.graph = config, graph or trace(model)
+    def __init__(self, model: nn.Module, config: UDFC, images: Images = None):
+        self.config, self.graph = config, trace(model)
         self.pairs = [pair for pair in pruning.prunable(self.graph) if pair.acts]
         self._preflight(images)
         self.net = copy.deepcopy(model).eval()
@@ -181,11 +181,11 @@ class Compression:
         """Coefficients [K, O], intercepts [O], and the moments they rest on, if any."""
         config, damage = self.config, self.damages[pair.first]
         keep, channels = damage.keep, len(damage.whole.c)
-        damaged = torch.full((channels,), config.weight_bits is not None)
+        damaged = torch.full((channels,), config.weight_bits is not None, device=keep.device)
         # pruned channels are damaged always, all others only by rounding
-        damaged |= ~torch.isin(torch.arange(channels), keep)
+        damaged |= ~torch.isin(torch.arange(channels, device=keep.device), keep)
         # s = identity, t = 0: nothing is rebuilt
-        here, none = reconstruction.identity(keep, channels), torch.zeros(channels, dtype=torch.float64)
+        here, none = reconstruction.identity(keep, channels), damage.whole.c.new_zeros(channels)
         if x is not None:
             found = moment_matching.of_samples(moment_matching.sampled(x), self.seen.inputs[pair.last])
             return *moment_matching.match(found, here, config.ridge), found
@@ -227,7 +227,7 @@ class Compression:
             if name in self.kept_norm:
                 keep = self.keep[self.kept_norm[name]]
                 mean, var = mean[keep], var[keep]
-            moment_matching.align(self.net.get_submodule(name), z, (mean, var))
+            batchnorm.align(self.net.get_submodule(name), z, (mean, var))
 
 
 def absorb(net: nn.Module, norm: str | None, layer: nn.Module, shift: torch.Tensor) -> None:
@@ -321,16 +321,22 @@ def map_errors(model: nn.Module, config: UDFC, images: ImageSet) -> dict[str, fl
     Returns:
         layer l -> e, one value a pair. Equation ours. Book: {ref}`ud-error`.
     """
-    wiring = Compression(model, config)
-    where = {p.first: wiring.graph.layer(p.last).norm or p.last for p in wiring.pairs}
+    work = Compression(model, config)
+    norm_of = {layer.name: layer.norm for layer in work.graph.layers}
+    where = {p.first: norm_of[p.last] or p.last for p in work.pairs}
     before = moment_matching.maps(model, list(where.values()), images)
     errors = {}
-    for pair in wiring.pairs:
-        work, name = Compression(model, config, graph=wiring.graph), where[pair.first]
-        work.damage(work.first[pair.first])
-        work.repair(work.first[pair.first])
+    for pair in work.pairs:
+        layers = (pair.first, *pair.middle, pair.last)
+        touched = [name for name in (*layers, *map(norm_of.get, layers)) if name]
+        whole = {name: copy.deepcopy(work.net.get_submodule(name)) for name in touched}
+        work.damage(pair)
+        work.repair(pair)
+        name = where[pair.first]
         z, z_hat = before[name], moment_matching.maps(work.net, [name], images)[name]
         # Z minus its mean a channel
         centred = z - z.transpose(0, 1).flatten(1).mean(1).view(1, -1, *[1] * (z.ndim - 2))
         errors[pair.first] = ((z_hat - z).square().sum() / centred.square().sum()).item()
+        for name, module in whole.items():
+            put_module(work.net, name, module)
     return errors

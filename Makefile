@@ -20,12 +20,13 @@ ifdef PIP_FIND_LINKS
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 endif
 
-.PHONY: help book pdf test bench audit lab serve clean
+.PHONY: help book pdf pack test bench audit lab serve clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make book    environment, notebooks, rendered pages in _build/html (again: only what changed)"
 	@echo "make pdf     the rendered book as one PDF (needs Chromium)"
+	@echo "make pack    ledger, records, notebooks and schemas as one archive (an RO-Crate)"
 	@echo "make test    every test, and every notebook once more in short"
 	@echo "make bench   speed and memory against the naive version -> _build/bench.json"
 	@echo "make audit   the evidence: profile reduced, seeds 0 to 2 -> book/records; only what is stale"
@@ -75,6 +76,9 @@ audit: $(STAMP)
 
 pdf: _build/html/index.html
 	@$(DATAFREE) pdf
+
+pack: _build/html/index.html
+	@$(DATAFREE) pack
 
 lab: $(STAMP)
 	@$(BIN)/jupyter lab $(ROOT_FLAG) --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks

@@ -15,8 +15,8 @@ function nameValues(table) {
 
 function stack(table) {
   table.classList.remove("stacked");
-  const box = table.closest(".pst-scrollable-table-container, .claim-scales, .ledger-claims") || table;
-  if (!box.clientWidth || box.scrollWidth <= box.clientWidth + 1) return;
+  const boxes = [table, table.closest(".pst-scrollable-table-container, .claim-scales")];
+  if (!boxes.some((box) => box && box.clientWidth && box.scrollWidth > box.clientWidth + 1)) return;
   nameValues(table);
   table.classList.add("stacked");
 }

@@ -294,6 +294,14 @@ def pdf(out: Annotated[Path | None, typer.Option(help="default: _build/book.pdf"
     typer.echo(f"The book is printed: {printed.print_book(out or printed.BOOK)}")
 
 
+@app.command()
+def pack(out: Annotated[Path | None, typer.Option(help="default: _build/datafree-crate.zip")] = None):
+    """Pack ledger, records, notebooks and their schemas into one archive (an RO-Crate) for others to check."""
+    from .evidence import pack as packing
+
+    typer.echo(f"The evidence is packed: {packing.pack(out or packing.PLACE)}")
+
+
 @app.command(hidden=True)
 def publish(
     runs: Annotated[list[str] | None, typer.Argument(help="runs, as NOTEBOOK-seedK")] = None, profile: Profile = "book"

@@ -149,6 +149,7 @@ def test_the_head_keeps_targets_title_opening_and_sections():
         "cost": "9 seconds",
         "command": "datafree run x",
         "diagram": "",
+        "notebook": "x",
     }
     head, rest = staging.with_head([first, text("rest")], **content)
     assert head["source"].startswith("(here)=\n# 4 · A title\n")

@@ -62,7 +62,7 @@ def _scaled(layer: nn.Module, buffer: str) -> bool:
 RANGE_SIGMAS = 6.0
 """Deviations on either side of the mean that the range of an activation spans (Nagel et al., section 4.2.1)."""
 
-NODES = torch.linspace(-8, 8, 801, dtype=torch.float64)
+NODES = torch.linspace(-8, 8, 801, dtype=torch.float64, device="cpu")
 """Where a standard normal density is sampled for expectations; beyond, nothing is left in double precision."""
 
 
@@ -80,7 +80,8 @@ def gaussian(feed: Feed, moments: NamedMoments, channels: int) -> Moments:
     """
     if not feed.terms:
         count = feed.channels or channels
-        return moments.get(feed.name) or Moments(torch.zeros(count), torch.ones(count))
+        zero = next(iter(moments.values()), (torch.empty(0, device="cpu"),))[0].new_zeros(count)
+        return moments.get(feed.name) or Moments(zero, zero + 1)
     terms = [gaussian(term, moments, channels) for term in feed.terms]
     if feed.kind == "act":
         return through(feed, *terms[0])

@@ -60,6 +60,7 @@ def _head(name: str, record: dict[str, Any], found: Sequence[dict[str, Any]]) ->
         "needs": [{"notebook": need, "number": f"chapter {number(need)}"} for need in text.needs],
         "cost": cost(record),
         "command": f"datafree run {name}",
+        "notebook": name,
         "diagram": next((method(p) for p, card in front().papers.items() if card.chapters[0] == name), ""),
     }
 

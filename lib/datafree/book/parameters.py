@@ -102,7 +102,7 @@ class KWCalibration(KWImages):
     seeds: int = Field(2, ge=1, le=100, description="repetitions of each calibration")
     steps: int = Field(4, ge=1, le=100_000, description="calibration batches (section 4.2: 200)")
     batch: int = Field(128, ge=16, le=4096, description="images a calibration batch (section 4.2: 256)")
-    comparisons: str = Field("calibrators", **_some_of("precision kernels calibrators rounded"))
+    comparisons: str = Field("", **_some_of("precision kernels calibrators rounded"))
     test_images: TestImages = 400
 
 

@@ -62,7 +62,7 @@ def block_output(beta: torch.Tensor, gamma: torch.Tensor, shape: tuple[int, int,
         [N, C, H, W], all values independent. Book: {ref}`lw-generator`.
     """
     count, height, width = shape
-    noise = torch.randn(count, len(beta), height, width, generator=generator)
+    noise = torch.randn(count, len(beta), height, width, generator=generator, device=generator.device).to(beta.device)
     return noise.mul_(gamma.abs().view(1, -1, 1, 1)).add_(beta.view(1, -1, 1, 1))
 
 
@@ -74,12 +74,14 @@ def imitated(
     Args:
         channels: of leaves for which the tree does not say it.
     """
+    place = next((beta.device for beta, _ in moments.values()), generator.device)
 
     def leaf(part: Feed) -> torch.Tensor:
         if part.name in moments:
             beta, var = moments[part.name]
             return block_output(beta, var.sqrt(), shape, generator)
-        return torch.randn(shape[0], part.channels or channels, *shape[1:], generator=generator)
+        size = shape[0], part.channels or channels, *shape[1:]
+        return torch.randn(size, generator=generator, device=generator.device).to(place)
 
     return feed.value(leaf, spatial=False)
 

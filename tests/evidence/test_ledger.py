@@ -219,6 +219,20 @@ def test_a_record_is_stale_where_its_fingerprint_is_not_todays(places, gain):
     assert row("kw-c12", places)["stale"], "a record from before there were fingerprints is"
 
 
+def test_a_stale_record_of_another_form_does_not_count_and_one_of_today_fails_loudly(places, register):
+    @register("kw-c12")
+    def first(run):
+        return above(run.metric("gains")["first"])
+
+    leave_record({"gains": [1.0]}, fingerprint="0" * 16)
+    found = row("kw-c12", places)
+    assert found["state"] == "open" and "in another form today" in found["lacking"][0]
+    today = fingerprint(NAME, record_of()["parameters"])
+    leave_record({"gains": [1.0]}, fingerprint=today)
+    with pytest.raises(TypeError):
+        row("kw-c12", places)
+
+
 def test_a_row_says_where_it_comes_from(places, gain):
     leave_gains(1.0, 1.1)
     write_chapter(places, "# T", "(claim-kw-c12)=\nHere.")

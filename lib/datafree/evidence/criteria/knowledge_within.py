@@ -40,7 +40,7 @@ LITTLE, WHY_LITTLE = 2.95, "the widest gap from real to BNS images that tables 1
 
 FIGURE_1 = {"steps": 1000}  # section 4.3
 CALIBRATED = {"steps": 200}  # section 4.2
-TAUGHT = {"steps": 200, "short_steps": 40}  # the lengths of the profile 'reduced'; the paper has 16,000
+TAUGHT = {"steps": 1000, "short_steps": 50}  # the lengths of the profile 'reduced'; the paper has 16,000
 WHOLE_SETS = {"reference_images": 50_000}  # table 4: entire training splits
 
 

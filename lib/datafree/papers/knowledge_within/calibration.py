@@ -11,6 +11,7 @@ from torch import nn
 
 from ...config import Precision, Strict
 from ...core import observers, quantized
+from ...core.hooks import device_of
 from ...core.precision import autocast, uses_bf16
 from ...core.register import Result, method
 from ...data.images import ImageSet, random_crop_and_mirror
@@ -45,7 +46,7 @@ def calibrate(student: nn.Module, images: ImageSet, config: KnowledgeWithin) -> 
     Nothing is rounded in these passes, so the ranges serve every bit width: see `quantized.set_bits`.
     """
     observer = partial(observers.ChunkAverageObserver, chunk=config.chunk)
-    with autocast(uses_bf16(config.precision)):
+    with autocast(uses_bf16(config.precision, device_of(student))):
         return quantized.calibrate(student, draws(images, config), observer)
 
 
@@ -53,7 +54,7 @@ def draws(images: ImageSet, config: KnowledgeWithin) -> Iterator[torch.Tensor]:
     """The batches of section 4.2: images drawn with replacement, each batch augmented anew."""
     generator = torch.Generator().manual_seed(config.seed)
     for _ in range(config.steps):
-        index = torch.randint(0, len(images), (config.batch,), generator=generator)
+        index = torch.randint(0, len(images), (config.batch,), generator=generator, device="cpu")
         x = images[index].floats()
         if config.augment:
             x = random_crop_and_mirror(x, generator).contiguous(memory_format=torch.channels_last)

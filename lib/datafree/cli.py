@@ -295,6 +295,15 @@ def pdf(out: Annotated[Path | None, typer.Option(help="default: _build/book.pdf"
 
 
 @app.command()
+def student(out: Annotated[Path | None, typer.Option(help="default: _build/student")] = None):
+    """Write the chapters without the solutions of their exercises, to hand out."""
+    from .book import student as handing
+
+    written = handing.hand_out(out or handing.PLACE)
+    typer.echo(f"{len(written)} chapters without solutions are in {written[0].parent}")
+
+
+@app.command()
 def pack(out: Annotated[Path | None, typer.Option(help="default: _build/datafree-crate.zip")] = None):
     """Pack ledger, records, notebooks and their schemas into one archive (an RO-Crate) for others to check."""
     from .evidence import pack as packing

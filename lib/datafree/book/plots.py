@@ -138,10 +138,11 @@ def bars(panels: Mapping[str, Mapping[str, float]], *, ylabels: Sequence[str], l
 
 
 def printed(axis: plt.Axes, values: Sequence[float | None], label: str = "paper") -> None:
-    """What a paper prints, as hollow marks over the columns of a panel; None where it prints nothing."""
+    """What a paper prints, as hollow marks over the columns of a panel, said below it; None where it prints nothing."""
     places = [i for i, value in enumerate(values) if value is not None]
-    axis.plot(places, [values[i] for i in places], "D", color=INK, markerfacecolor="none", markersize=7, label=label)
-    axis.legend()
+    axis.plot(places, [values[i] for i in places], "D", color=INK, markerfacecolor="none", markersize=7)
+    axis.set_xlabel(f"◇ {label}")
+    axis.figure.tight_layout()
 
 
 def scatter(

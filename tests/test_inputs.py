@@ -478,6 +478,13 @@ def test_street_scenes_have_a_label_for_each_pixel(register):
     assert images.pixels.shape == (3, 3, 6, 8) and len(images.classes) == 11
     assert torch.equal(images.labels, torch.from_numpy(np.where(masks == 11, -1, masks).astype(np.int8)))
     assert load_images("camvid", limit=2, size=4).labels.shape == (2, 4, 4)
+    wide = load_images("camvid", size=(3, 4))
+    assert wide.pixels.shape == (3, 3, 3, 4) and wide.labels.shape == (3, 3, 4)
+    assert wide.pixels[:, 0].float().mean((1, 2)).tolist() == pytest.approx([0, 50, 100], abs=3)
+    with pytest.raises(DataFreeError, match="cropped to a square; give its side"):
+        load_images("cifar10-stub", size=(3, 4))
+    with pytest.raises(DataFreeError, match="size is \\(0, 4\\)"):
+        load_images("camvid", size=(0, 4))
 
 
 # --- records and commands ---------------------------------------------------------------------------------------------

@@ -12,6 +12,9 @@ from torch import nn
 from datafree import training
 from datafree.config import from_text, pairs, validate
 from datafree.core.flops import count_parameters
+from datafree.core.metrics import top1
+from datafree.data.images import ImageSet
+from datafree.data.sources import load_images
 from datafree.errors import DataFreeError
 from datafree.networks.weights import load_network
 from datafree.networks.zoo import build_network
@@ -58,6 +61,35 @@ def test_training_learns(config, tmp_path):
 def test_bf16_trains_too(config, tmp_path):
     record = training.train(config(epochs=1, bf16=True), tmp_path / "w.safetensors")
     assert 0 < record["log"][0]["train_loss"] < 3
+
+
+def test_weights_in_half_are_half_the_size_and_the_score_is_theirs(config, folder, tmp_path):
+    record = training.train(config(half=True), tmp_path / "w.safetensors")
+    stored = load_file(tmp_path / "w.safetensors")
+    assert {v.dtype for v in stored.values() if v.is_floating_point()} == {torch.float16}
+    model = load_network("tiny", tmp_path / "w.safetensors", classes=2)
+    assert record["test_top1"] == top1(model, load_images(f"folder:{folder}", "test"))
+
+
+def halves(count=8, side=32):
+    """Images whose left half is class 0 and black, the right half class 1 and white."""
+    labels = torch.zeros(count, side, side, dtype=torch.int8)
+    labels[:, :, side // 2 :] = 1
+    pixels = (255 * labels[:, None].expand(-1, 3, -1, -1)).to(torch.uint8).contiguous()
+    return ImageSet(pixels, labels, ["left", "right"], "halves")
+
+
+def test_labels_are_enlarged_and_cropped_with_their_pixels(monkeypatch, tmp_path):
+    monkeypatch.setattr(training, "load_images", lambda *_, **__: halves())
+    asked = validate(training.TrainConfig, dict(model="segmenter", data="scenes", batch=8, zoom=2.0))
+    trainer = training.Trainer(asked, tmp_path / "w.safetensors")
+    shares = []
+    for _ in range(20):
+        x, y = trainer.draw(torch.arange(8))
+        assert x.shape == (8, 3, 32, 32) and y.shape == (8, 32, 32)
+        assert ((x.mean(1) > 0.5) == (y == 1)).float().mean() > 0.95  # only the edge between them is blurred
+        shares.append((y == 1).float().mean((1, 2)))
+    assert torch.cat(shares).std() > 0.1  # enlarged, the crops are of other places
 
 
 @pytest.mark.parametrize("after", [1, 3, 4, 5])  # within the first epoch, the second, at its end, in the third

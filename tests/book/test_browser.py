@@ -188,6 +188,15 @@ def test_search_finds_batchnorm(browser, site):
     assert browser.complaints() == []
 
 
+def test_search_finds_a_claim_by_its_name_and_opens_its_panel(browser, site):
+    browser.visit(site + "search.html?q=kw-c19")
+    browser.until("document.querySelectorAll('#search-results li a').length > 0")
+    first = browser.value("document.querySelector('#search-results li a').href")
+    assert first.startswith(site + "ledger.html")
+    browser.visit(first)
+    browser.until("document.querySelector('details[open]').textContent.includes('kw-c19')")
+
+
 def test_search_says_so_when_there_is_nothing(browser, site):
     browser.visit(site + "search.html?q=xyzzyplugh")
     browser.until("/did not match|found 0|no results/i.test(document.querySelector('#search-results').innerText)")

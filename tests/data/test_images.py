@@ -73,6 +73,17 @@ def test_every_shift_occurs_and_images_move_apart():
     assert rows == list(range(4, 13)) and columns == list(range(3, 13))
 
 
+def test_a_crop_may_be_smaller_than_the_image():
+    x = torch.arange(20 * 30).view(1, 1, 20, 30).repeat(64, 1, 1, 1)
+    made = random_crop_and_mirror(x, torch.Generator().manual_seed(0), pad=0, size=(5, 7))
+    assert made.shape == (64, 1, 5, 7)
+    corners = made.amin((1, 2, 3))  # of an image or of its mirror, the smallest value is that of the top left pixel
+    rows, columns = corners // 30, corners % 30
+    assert rows.min() >= 0 and rows.max() <= 15 and columns.max() <= 23
+    assert len(rows.unique()) > 8 and len(columns.unique()) > 8
+    assert torch.equal(made[:, 0, 1] - made[:, 0, 0], torch.full((64, 7), 30))
+
+
 def test_joined_sets_follow_one_another():
     a, b = (generated(torch.full((n, 3, 4, 4), v), "x") for n, v in ((2, 0.1), (3, 0.9)))
     both = joined([a, b], "both")

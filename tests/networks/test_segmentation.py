@@ -16,11 +16,11 @@ from datafree.core.flops import count_macs, count_parameters
 from datafree.core.graph import trace
 from datafree.core.metrics import mean_iou, outputs
 from datafree.data import scenes
-from datafree.data.sources import VOC_SIDE, load_images
+from datafree.data.sources import CAMVID_CLASSES, VOC_SIDE, load_images
 from datafree.errors import DataFreeError
 from datafree.networks.blocks import IMAGENET_MEAN, IMAGENET_STD
 from datafree.networks.weights import load_network, state_hash, training_record
-from datafree.networks.zoo import build_network
+from datafree.networks.zoo import build_network, image_shape
 from datafree.papers.frandi import candidates, factorization, regression, synthesis
 
 SHAPE = (3, 64, 64)
@@ -50,6 +50,21 @@ def test_the_embedded_network_labels_unseen_scenes_as_its_record_says(net):
     assert record["test_miou"] > 60 and abs(found - record["test_miou"]) < 5
     assert record["model_parameters"] == count_parameters(net)
     assert record["macs"] == count_macs(net, SHAPE)
+
+
+def test_the_network_for_camvid_is_as_its_record_says():
+    net, record = load_network("segmenter_camvid"), training_record("segmenter_camvid")
+    shape = image_shape("segmenter_camvid")
+    assert shape == (3, 192, 256) and record["test_miou"] > 40
+    assert record["model_parameters"] == count_parameters(net) and record["macs"] == count_macs(net, shape)
+    assert len(record["log"]) == record["parameters"]["epochs"] and record["parameters"]["half"]
+    with torch.no_grad():
+        assert net(torch.rand(1, *shape)).shape == (1, len(CAMVID_CLASSES), 192, 256)
+
+
+def test_the_network_for_camvid_labels_unseen_streets(shared):
+    found = mean_iou(load_network("segmenter_camvid"), load_images("camvid", "test", size=(192, 256), limit=20))
+    assert abs(found - training_record("segmenter_camvid")["test_miou"]) < 8
 
 
 @pytest.mark.parametrize("side", [32, 64, 96])

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import DataFreeError
-from ..evidence.ledger import scale_of
 from ..evidence.verdict import SCALES
 
 FACT = re.compile(r"\{fact\}`(?P<path>[^`;@]+?)\s*(?:@(?P<notebook>\w+))?\s*(?:;\s*(?P<form>[^`]+?))?\s*`")
@@ -66,7 +65,7 @@ def fact(found: Sequence[Mapping[str, Any]], notebook: str, path: str) -> Fact |
     """The number of a chapter at `path`, None if no run has it."""
     known = []
     for scale in SCALES:
-        mine = [r for r in found if r["notebook"] == notebook and scale_of(r["profile"]) == scale]
+        mine = [r for r in found if r["notebook"] == notebook and r["profile"] == scale]
         values = [value for record in mine if (value := number(record["metrics"], path)) is not None]
         if values:
             known.append(Fact(statistics.fmean(values), scale, len(values)))

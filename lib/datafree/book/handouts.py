@@ -46,5 +46,6 @@ def page(paper: str, rows: Sequence[dict[str, Any]], label: str) -> str:
         holds=[row for row in mine if row["state"] in ("reproduced", "partly")],
         fails=[row for row in mine if row["state"] == "contradicted"],
         others=len([row for row in mine if row["state"] in ("undecided", "open", "not testable here")]),
+        identities=len([row for row in mine if row["identity"]]),
         total=len(mine),
     )

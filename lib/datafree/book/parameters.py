@@ -282,9 +282,9 @@ class FRanDIRecovery(NotebookParameters):
     rate: float = Field(0.003, gt=0, le=10, description="highest rate of recovery (section 4: 1e-4)")
     warmup: float = Field(0.2, ge=0, lt=1, description="share of the steps of recovery with a rising rate (not given)")
     finetune_rate: float = Field(1e-3, gt=0, le=10, description="first rate of fine-tuning on real images (not given)")
-    batch: int = Field(16, ge=2, le=4096, description="images of one set of figure 3; smaller and larger ones (256)")
-    small_images: int = Field(24, ge=4, le=4096, description="images of each set that recipes are compared on")
-    small_synthesis_steps: int = Field(12, ge=2, le=100_000, description="steps of Adam on those sets")
+    batch: int = Field(12, ge=2, le=4096, description="images of one set of figure 3; smaller and larger ones (256)")
+    small_images: int = Field(16, ge=4, le=4096, description="images of each set that recipes are compared on")
+    small_synthesis_steps: int = Field(20, ge=2, le=100_000, description="steps of Adam on those sets")
     small_steps: int = Field(8, ge=2, le=100_000, description="steps of recovery in comparisons")
     seeds: int = Field(1, ge=1, le=100, description="sets for each row of table 1 (5)")
     points: int = Field(5, ge=2, le=1000, description="of each curve of figure 4, besides its start")
@@ -296,6 +296,7 @@ class FRanDISelection(NotebookParameters):
     """Parameters of 10_frandi_selection."""
 
     second: Model = "slim_vgg"
+    second_weights: Weights = ""
     reductions: str = Field("2 3", pattern=NUMBERS, description="times fewer FLOPs, several, of table 5")
     images: int = Field(32, ge=4, le=4096, description="synthetic images of each network (section 5.1: 128 to 256)")
     synthesis_steps: int = Field(60, ge=2, le=100_000, description="steps of Adam on them (section 4: 500)")
@@ -306,7 +307,8 @@ class FRanDISelection(NotebookParameters):
     candidates: int = Field(40, ge=4, le=100_000, description="sets of ranks of each search (section 5.1: 500)")
     branches: int = Field(4, ge=0, le=1000, description="distinct first ranks of a search; 0: all independent")
     steps: int = Field(12, ge=1, le=100_000, description="steps of recovery (section 5.1: 500)")
-    rate: float = Field(0.01, gt=0, le=10, description="first rate of recovery (section 5.1: 1e-3)")
+    rate: float = Field(0.003, gt=0, le=10, description="highest rate of recovery (section 5.1: 1e-3)")
+    warmup: float = Field(0.2, ge=0, lt=1, description="share of the steps of recovery with a rising rate (not given)")
     test_images: TestImages = 200
     precision: Precision = "auto"
 
@@ -333,8 +335,9 @@ class FRanDIPruneQuantize(NotebookParameters):
     )
     steps: int = Field(12, ge=2, le=100_000, description="steps of Feature Regression (table 4: 400)")
     finetune_steps: int = Field(6, ge=1, le=100_000, description="steps of the shorter fine-tuning (table 4: 200)")
-    rate: float = Field(0.01, gt=0, le=10, description="first rate of Feature Regression (not given)")
+    rate: float = Field(0.003, gt=0, le=10, description="first rate of Feature Regression (not given)")
     quantize_rate: float = Field(0.003, gt=0, le=10, description="the same for rounded networks (not given)")
+    warmup: float = Field(0.2, ge=0, lt=1, description="share of the steps of recovery with a rising rate (not given)")
     finetune_rate: float = Field(1e-3, gt=0, le=10, description="first rate of fine-tuning (not given)")
     batch: Batch = 16
     rival_steps: int = Field(
@@ -367,7 +370,8 @@ class FRanDISegmentation(NotebookParameters):
     candidates: int = Field(24, ge=4, le=100_000, description="sets of ranks of each search (section 5.1: 500)")
     branches: int = Field(4, ge=0, le=1000, description="distinct first ranks of a search; 0: all independent")
     steps: int = Field(24, ge=1, le=100_000, description="steps of recovery (not given; section 5.1: 500)")
-    rate: float = Field(0.003, gt=0, le=10, description="first rate of recovery (not given)")
+    rate: float = Field(0.003, gt=0, le=10, description="highest rate of recovery (not given)")
+    warmup: float = Field(0.2, ge=0, lt=1, description="share of the steps of recovery with a rising rate (not given)")
     test_images: TestImages = 150
     precision: Precision = "auto"
 

@@ -249,12 +249,18 @@ def hidden(cell: Cell, words: str) -> Cell:
 
 # Prose ----------------------------------------------------------------------------------------------------------------
 
-_TASK = re.compile(
+TASK = re.compile(
     r"^(?P<fence>`{3,}|:{3,})\{(?P<kind>exercise|solution)\} *(?P<title>[^\n]*)\n(?P<body>.*?)^(?P=fence) *$",
     re.M | re.S,
 )
 _OPTION = re.compile(r"^:(\w+): *(.*)\n", re.M)
 _CITED = re.compile(r"\s*\\quad\s*\\text\{\(eqs?\. [^)]*\)\}")
+
+
+def task(match: re.Match) -> tuple[str, str]:
+    """The label of an exercise, or of the one that a solution solves; and the text without its options."""
+    options = dict(_OPTION.findall(match["body"]))
+    return options.get("label", match["title"].strip()), _OPTION.sub("", match["body"]).strip()
 
 
 def with_exercises(cells: list[Cell], chapter: int, level: Callable[[str], int]) -> list[Cell]:
@@ -266,17 +272,17 @@ def with_exercises(cells: list[Cell], chapter: int, level: Callable[[str], int])
     numbers: dict[str, str] = {}
 
     def shown(match: re.Match) -> str:
-        options = dict(_OPTION.findall(match["body"]))
-        label = options.get("label", match["title"].strip())
+        label, text = task(match)
         if match["kind"] == "exercise":
             numbers[label] = f"{chapter}.{len(numbers) + 1}"
-        task = {"title": match["title"].strip(), "label": label, "text": _OPTION.sub("", match["body"]).strip()}
         hard = level(label) if match["kind"] == "exercise" else None
-        return markdown.page(match["kind"], **task, number=numbers[label], level=hard).rstrip()
+        title = match["title"].strip()
+        return markdown.page(
+            match["kind"], title=title, label=label, text=text, number=numbers[label], level=hard
+        ).rstrip()
 
     return [
-        cell | {"source": _TASK.sub(shown, text_of(cell))} if cell["cell_type"] == "markdown" else cell
-        for cell in cells
+        cell | {"source": TASK.sub(shown, text_of(cell))} if cell["cell_type"] == "markdown" else cell for cell in cells
     ]
 
 

@@ -237,6 +237,14 @@ class Captured:
         return [Moments(*pair) for pair in zip(mean.split(self.sizes), var.split(self.sizes))]
 
 
+def side_by_side(measured: list[Moments], reference: list[Moments]) -> tuple[torch.Tensor, ...]:
+    """mu_hat, var_hat, mu, var of the channels of all layers in one row; DataFreeError where the layers differ."""
+    widths = [[len(mean) for mean, _ in moments] for moments in (measured, reference)]
+    if widths[0] != widths[1]:
+        raise DataFreeError(f"moments of layers with {widths[0]} channels were compared with some of {widths[1]}.")
+    return *joined(measured), *joined(reference)
+
+
 def joined(moments: list[Moments]) -> Moments:
     """The channels of all layers in one row."""
     return Moments(*(torch.cat(values) for values in zip(*moments)))
@@ -381,7 +389,7 @@ def mean_divergence(
     """
     weights = [1 / len(reference) if summed else 1 / (len(reference) * len(mu)) for mu, _ in reference]
     share = torch.cat([mu.new_full((len(mu),), weight) for weight, (mu, _) in zip(weights, reference)])
-    return loss(*joined(measured), *joined(reference), **options) @ share
+    return loss(*side_by_side(measured, reference), **options) @ share
 
 
 def j_kl(model: nn.Module, images: ImageSet, batch: int | None = None) -> float:

@@ -10,7 +10,8 @@ from datafree.evidence.ledger import not_testable
 from datafree.evidence.measured import pack
 
 PARAMETERS = {
-    "data": "cifar10", "model": "deeplabv3plus", "batch": 64, "test_images": 10_000, "steps": 400, "small_steps": 200, "rival_steps": 100,
+    "data": "cifar10", "model": "deeplabv3plus", "second": "deeplabv3plus", "batch": 64, "test_images": 10_000,
+    "steps": 400, "small_steps": 200, "rival_steps": 100,
     "synthesis_steps": 500, "small_synthesis_steps": 500, "networks": 50, "candidates": 500, "plot_reduction": 4.0,
     "reductions": "2.5 3",
 }  # fmt: skip

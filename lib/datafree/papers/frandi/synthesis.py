@@ -50,8 +50,8 @@ def statistics_loss(
     Returns:
         a scalar in nats, zero where all statistics agree. Book: {ref}`fr-loss`.
     """
-    measured, reference = batchnorm.joined(measured), batchnorm.joined(reference)
-    return batchnorm.bns_divergence(*measured, *reference, reverse=not literal, eps=eps).sum()
+    channels = batchnorm.side_by_side(measured, reference)
+    return batchnorm.bns_divergence(*channels, reverse=not literal, eps=eps).sum()
 
 
 def synthesize(

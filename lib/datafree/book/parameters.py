@@ -224,7 +224,7 @@ class LWPruning(NotebookParameters):
     repeats: int = Field(3, ge=2, le=100, description="runs with drawn inputs, each with a seed of its own")
     long_steps: int = Field(400, ge=1, le=1_000_000, description="longest training")
     decay_steps: int = Field(
-        1000, ge=1, le=1_000_000, description="steps in closed form that show what decay does (section IV: 100,000)"
+        600, ge=1, le=1_000_000, description="steps in closed form that show what decay does (section IV: 100,000)"
     )
     costly_shares: Shares = "0.5"
     generative_steps: int = Field(4, ge=1, le=1_000_000, description="steps of AKD and of DI (not given)")

@@ -264,6 +264,7 @@ class UDFCRepair(KWImages):
     side_images: int = Field(150, ge=10, le=1_000_000, description="test images of all but the main table, at most")
     vgg: Model = Field("slim_vgg", description="network for the introduction's VGG-16, of CIFAR-10")
     vgg_weights: Weights = ""
+    second: Weights = Field("", description="a name of `datafree inputs`: one more network, of CIFAR-100; empty: none")
 
 
 Reduction = Annotated[float, Field(gt=1, le=20, description="how many times fewer FLOPs")]

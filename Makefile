@@ -20,11 +20,13 @@ ifdef PIP_FIND_LINKS
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 endif
 
-.PHONY: help book test bench audit lab serve clean
+.PHONY: help book pdf pack test bench audit lab serve clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make book    environment, notebooks, rendered pages in _build/html (again: only what changed)"
+	@echo "make pdf     the rendered book as one PDF (needs Chromium)"
+	@echo "make pack    ledger, records, notebooks and schemas as one archive (an RO-Crate)"
 	@echo "make test    every test, and every notebook once more in short"
 	@echo "make bench   speed and memory against the naive version -> _build/bench.json"
 	@echo "make audit   the evidence: profile reduced, seeds 0 to 2 -> book/records; only what is stale"
@@ -56,13 +58,14 @@ book: $(STAMP)
 _build/html/index.html: | $(STAMP)
 	@$(DATAFREE) build book --profile $(PROFILE)
 
-# The tests look at the rendered book; where none was made, one with the parameters of the profile 'smoke' will do: the
-# same cells and pages in minutes. They compare the outputs of checks with those of every notebook in that profile, run
-# here if it has changed since. Two workers with one thread each.
+# The tests look at the rendered book. Where none was made, one with the parameters of the profile 'smoke' will do: the
+# same cells and pages in minutes. nbval runs each notebook so, and compares the outputs of its checks. Two workers with
+# one thread each; a notebook stays with one worker.
 test: $(STAMP)
 	@[ -f _build/html/index.html ] || $(DATAFREE) build book --profile smoke
-	@$(DATAFREE) build notebooks --profile smoke
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -rs tests
+	@$(DATAFREE) shorten _build/nbval
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -rs \
+		--nbval-lax --nbval-current-env --nbval-cell-timeout 600 _build/nbval tests
 
 bench: $(STAMP)
 	@$(BIN)/python -m benchmarks
@@ -70,6 +73,12 @@ bench: $(STAMP)
 audit: PROFILE = reduced
 audit: $(STAMP)
 	@$(DATAFREE) build audit --profile $(PROFILE)
+
+pdf: _build/html/index.html
+	@$(DATAFREE) pdf
+
+pack: _build/html/index.html
+	@$(DATAFREE) pack
 
 lab: $(STAMP)
 	@$(BIN)/jupyter lab $(ROOT_FLAG) --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks

@@ -53,20 +53,26 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=files.BUILD / "bench.json", help="where the record goes")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    start, found = time.perf_counter(), []
+    start, found = (time.perf_counter(), spent()), []
     for row in run_all(options.names, lambda name: print(f"... {name}", file=sys.stderr, flush=True)):
         print(line(row), flush=True)
         found.append(row)
-    path = write(found, time.perf_counter() - start, options.out)
+    path = write(found, time.perf_counter() - start[0], spent() - start[1], options.out)
     print(f"written: {path}")
 
 
-def write(found: list, seconds: float, path: Path) -> Path:
+def spent() -> float:
+    """CPU seconds of this process and of those it has waited for."""
+    return time.process_time() + book.spent()
+
+
+def write(found: list, seconds: float, cpu_seconds: float, path: Path) -> Path:
     """The record of a run, and the schema beside it."""
     made = provenance()
     kinds = {"comparisons": bench.Comparison, "absent": bench.Absent, "growth": bench.Growth}
     record = bench.Bench(
         command="make bench", written=made["written"], commit=made["git"]["commit"], machine=machine(), seconds=seconds,
+        cpu_seconds=cpu_seconds,
         packages={name: made["packages"][name] for name in ("torch", "numpy")} | {"python": made["python"]},
         **{field: [row for row in found if isinstance(row, kind)] for field, kind in kinds.items()},
     )  # fmt: skip

@@ -87,7 +87,7 @@ function ledgerTable(box) {
 
 function openPanel() {
   const name = decodeURIComponent(location.hash.slice(1));
-  const target = name.startsWith("ledger-") && document.getElementById(name);
+  const target = /^(ledger|index)-/.test(name) && document.getElementById(name); // index-: from the search
   const panel = target && (target.closest("details") || target.querySelector("details") || target.nextElementSibling);
   if (!panel || panel.tagName !== "DETAILS") return;
   panel.open = true;

@@ -286,6 +286,31 @@ def render(profile: Profile = "book"):
     book.render(profile)
 
 
+@app.command()
+def pdf(out: Annotated[Path | None, typer.Option(help="default: _build/book.pdf")] = None):
+    """Print the rendered book into one PDF, with a Chromium of this machine."""
+    from .book import pdf as printed
+
+    typer.echo(f"The book is printed: {printed.print_book(out or printed.BOOK)}")
+
+
+@app.command()
+def student(out: Annotated[Path | None, typer.Option(help="default: _build/student")] = None):
+    """Write the chapters without the solutions of their exercises, to hand out."""
+    from .book import student as handing
+
+    written = handing.hand_out(out or handing.PLACE)
+    typer.echo(f"{len(written)} chapters without solutions are in {written[0].parent}")
+
+
+@app.command()
+def pack(out: Annotated[Path | None, typer.Option(help="default: _build/datafree-crate.zip")] = None):
+    """Pack ledger, records, notebooks and their schemas into one archive (an RO-Crate) for others to check."""
+    from .evidence import pack as packing
+
+    typer.echo(f"The evidence is packed: {packing.pack(out or packing.PLACE)}")
+
+
 @app.command(hidden=True)
 def publish(
     runs: Annotated[list[str] | None, typer.Argument(help="runs, as NOTEBOOK-seedK")] = None, profile: Profile = "book"
@@ -294,6 +319,17 @@ def publish(
     from .book.build import publish_records
 
     typer.echo(f"{publish_records(profile, runs or [])} fresh records are in book/records")
+
+
+@app.command(hidden=True)
+def shorten(
+    folder: Annotated[Path, typer.Argument(help="where the copies go")],
+    profile: Annotated[str, typer.Option(help="whose parameters they get")] = "smoke",
+):
+    """Copy every notebook with the parameters of a short profile, for nbval."""
+    from .book.run import short_copies
+
+    typer.echo(f"{len(short_copies(folder, profile))} notebooks -> {folder}")
 
 
 # Evidence, and the checkout ---------------------------------------------------------------------------------------
@@ -340,8 +376,12 @@ def _count(state: str, number: int, apart: dict[str, int] | None) -> str:
 
 
 @ledgers.command()
-def verify(claim: Annotated[str, typer.Argument(help="a claim of the ledger, for instance kw-c19")]):
-    """Run the chapter of a claim again (profile book, seed 0) and compare with the committed record; exit 1 on a flip."""
+def verify(
+    claim: Annotated[str, typer.Argument(help="a claim of the ledger, for instance kw-c19")],
+    profile: Profile = "book",
+    seed: int = 0,
+):
+    """Run the chapter of a claim again and compare with the committed record of that run; exit 1 on a flip."""
     from . import files
     from .book.run import run_notebook
     from .evidence import compare
@@ -349,9 +389,10 @@ def verify(claim: Annotated[str, typer.Argument(help="a claim of the ledger, for
     from .evidence.record import read
 
     chapter = criterion_of(claim).chapter
-    before = compare.committed(chapter)
+    before = compare.committed(chapter, profile, seed)
     place = files.BUILD / "runs" / f"{chapter}-verify"
-    _, after = run_notebook(chapter, out=place.with_suffix(".ipynb"), record=place.with_suffix(".json"), progress=True)
+    again = {"out": place.with_suffix(".ipynb"), "record": place.with_suffix(".json")}
+    _, after = run_notebook(chapter, profile, seed, **again, progress=True)
     _tell(before, read(after))
 
 

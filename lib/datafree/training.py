@@ -128,7 +128,7 @@ class Trainer:
 
     def _epoch(self, epoch: int) -> dict:
         config, start = self.config, time.perf_counter()
-        order = torch.randperm(len(self.train_set), generator=self.generator)
+        order = torch.randperm(len(self.train_set), generator=self.generator, device="cpu")
         per_epoch = len(order) // config.batch
         losses, correct = 0.0, 0
         self.model.train()
@@ -154,7 +154,8 @@ class Trainer:
 
     def draw(self, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Augmented images and their labels; labels of pixels move with the pixels."""
-        x, y = self.train_set.pixels[index], self.train_set.labels[index].long()
+        drawn = self.train_set[index]
+        x, y = drawn.pixels, drawn.labels.long()
         if self.pixelwise:
             both = self._zoomed(torch.cat([x, y[:, None].to(x.dtype)], 1))
             both = random_crop_and_mirror(both, self.generator, size=tuple(x.shape[2:]))
@@ -167,7 +168,7 @@ class Trainer:
         """A batch of images, their labels as a fourth channel, enlarged by one random factor."""
         if self.config.zoom == 1:
             return both
-        factor = 1 + (self.config.zoom - 1) * torch.rand((), generator=self.generator).item()
+        factor = 1 + (self.config.zoom - 1) * torch.rand((), generator=self.generator, device="cpu").item()
         size = tuple(round(factor * side) for side in both.shape[2:])
         x = F.interpolate(both[:, :3].float(), size, mode="bilinear").round()
         y = F.interpolate(both[:, 3:].float(), size, mode="nearest")
@@ -175,7 +176,7 @@ class Trainer:
 
     def _step(self, index: torch.Tensor) -> tuple[float, int]:
         x, y = self.draw(index)
-        with autocast(self.config.bf16 and bf16_pays()):
+        with autocast(self.config.bf16 and bf16_pays(x.device)):
             logits = self.model(x)
         loss = F.cross_entropy(logits.float(), y, ignore_index=-1)
         if not torch.isfinite(loss):

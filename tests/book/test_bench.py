@@ -15,7 +15,12 @@ pytestmark = pytest.mark.usefixtures("places")
 def test_page_shows_what_the_record_holds(tmp_path):
     leave_speed(speed_record())
     page = bench.write_page(tmp_path)
-    assert "12.3 ms" in page and "1.5 s" in page and r"0.0082 [0.0041, 0.0164]" in page
+    assert (
+        "in 1.0 minutes (1.0 of the processor) on Linux" in page
+        and "12.3 ms" in page
+        and "1.5 s" in page
+        and r"0.0082 [0.0041, 0.0164]" in page
+    )
     assert "1 % of their work" in page and "2e-06" in page
     assert "slope 1.00" in page and "- gone: x" in page
     assert json.loads((tmp_path / "bench.schema.json").read_text())["title"] == "Bench"

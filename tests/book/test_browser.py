@@ -138,7 +138,8 @@ def browser(tmp_path_factory):
 
 
 def all_pages() -> list[str]:
-    return sorted(p.relative_to(HTML).as_posix() for p in HTML.rglob("*.html") if "_static" not in p.parts)
+    found = (p.relative_to(HTML) for p in HTML.rglob("*.html"))
+    return sorted(p.as_posix() for p in found if p.parts[0] not in ("_static", "slides"))
 
 
 def test_no_page_complains_or_asks_another_host(browser, site):
@@ -169,12 +170,31 @@ def test_no_equation_in_the_book_has_an_error(browser, site):
     assert wrong == {}
 
 
+def test_slides_are_shown_one_by_one_with_their_equations(browser, site):
+    browser.visit(site + "slides/01_kw_synthesis.html")
+    shown = "document.querySelector('.reveal .slides section.present section.present h2, .reveal .slides > section.present:not(.stack) h2').textContent"
+    first = browser.until(f"document.querySelector('.reveal.ready') && {shown}")
+    browser.value("Reveal.right()")
+    browser.until(f"{shown} !== {first!r}")
+    assert browser.value("document.querySelectorAll('.math .katex').length") > 0
+    assert browser.complaints() == []
+
+
 def test_search_finds_batchnorm(browser, site):
     browser.visit(site + "search.html?q=BatchNorm")
     browser.until("document.querySelectorAll('#search-results li a').length > 0")
     found = browser.value("[...document.querySelectorAll('#search-results li a')].map(a => a.href)")
     assert any("notebooks/" in url for url in found)
     assert browser.complaints() == []
+
+
+def test_search_finds_a_claim_by_its_name_and_opens_its_panel(browser, site):
+    browser.visit(site + "search.html?q=kw-c19")
+    browser.until("document.querySelectorAll('#search-results li a').length > 0")
+    first = browser.value("document.querySelector('#search-results li a').href")
+    assert first.startswith(site + "ledger.html")
+    browser.visit(first)
+    browser.until("document.querySelector('details[open]').textContent.includes('kw-c19')")
 
 
 def test_search_says_so_when_there_is_nothing(browser, site):
@@ -201,15 +221,81 @@ def test_dark_mode_is_dark_and_stays(browser, site):
     assert browser.complaints() == []
 
 
-def test_a_narrow_window_does_not_scroll_sideways(browser, site):
-    browser.send("Emulation.setDeviceMetricsOverride", width=400, height=800, deviceScaleFactor=1, mobile=False)
-    wide = []
+AXE = files.ROOT / "tests" / "vendor" / "axe-core" / "axe.min.js"
+FINDINGS = """axe.run(document, {resultTypes: ['violations']}).then(found => found.violations
+  .filter(v => ['serious', 'critical'].includes(v.impact))
+  .map(v => v.id + ': ' + v.nodes.slice(0, 3).map(n => n.target.join(' ')).join(', ')))"""
+SCROLLS = """[...document.querySelectorAll('.bd-article *')]
+  .filter(e => e.clientWidth && e.scrollWidth > e.clientWidth + 2 && !e.closest('.katex'))
+  .filter(e => ['auto', 'scroll'].includes(getComputedStyle(e).overflowX))
+  .map(e => e.tagName + '.' + e.className + ' ' + e.textContent.trim().slice(0, 40))"""
+LOOKS = list(itertools.product((1280, 900, 390), ("light", "dark")))
+CLOSELY = ("index.html", "notebooks/01_kw_synthesis.html")
+"""Pages that are looked at in every width and theme; the others have one each, in turn."""
+
+
+def looks() -> list[tuple[str, int, str]]:
+    """Page, width and theme."""
+    found = []
+    for k, page in enumerate(all_pages()):
+        mine = LOOKS if page in CLOSELY else [LOOKS[k % len(LOOKS)]]
+        found += [(page, *look) for look in mine]
+    return found
+
+
+def look_at(browser, address: str, width: int, theme: str) -> None:
+    browser.send("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 600)
+    browser.visit(address)
+    browser.value(f"document.documentElement.dataset.theme = {theme!r}; document.fonts.ready.then(() => 1)")
+
+
+@pytest.fixture
+def own_size(browser):
+    yield
+    browser.send("Emulation.clearDeviceMetricsOverride")
+
+
+@pytest.mark.usefixtures("own_size")
+def test_everyone_can_read_every_page(browser, site):
+    """axe-core has no serious finding."""
+    script, wrong = AXE.read_text(encoding="utf-8"), {}
+    for page, width, theme in looks():
+        look_at(browser, site + page, width, theme)
+        browser.value(script + ";1")
+        if findings := browser.value(FINDINGS):
+            wrong[page, width, theme] = findings
+    assert wrong == {}
+
+
+@pytest.mark.usefixtures("own_size")
+@pytest.mark.parametrize("width", [1280, 390])
+def test_nothing_scrolls_sideways_or_is_cut(browser, site, width):
+    wide = {}
+    for page in all_pages():
+        look_at(browser, site + page, width, "light")
+        beyond = browser.value("document.documentElement.scrollWidth") > width
+        if found := (["the page"] if beyond else []) + browser.value(SCROLLS):
+            wide[page] = found
+    assert wide == {}
+
+
+MOST = 1_500_000
+"""Bytes that a page may weigh with all that it loads when it is opened."""
+
+
+def test_no_page_is_heavy(browser, site):
+    browser.send("Network.setCacheDisabled", cacheDisabled=True)
+    heavy = {}
     for page in all_pages():
         browser.visit(site + page)
-        if browser.value("document.documentElement.scrollWidth") > 401:
-            wide.append(page)
-    browser.send("Emulation.clearDeviceMetricsOverride")
-    assert wide == []
+        browser.value("document.fonts.ready.then(() => 1)")
+        weight = sum(
+            e["params"]["encodedDataLength"] for e in browser.events if e["method"] == "Network.loadingFinished"
+        )
+        if weight > MOST:
+            heavy[page] = weight
+    browser.send("Network.setCacheDisabled", cacheDisabled=False)
+    assert heavy == {}
 
 
 CHOOSE = """((name, value) => {

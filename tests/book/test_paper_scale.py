@@ -49,10 +49,26 @@ def test_methods_of_quantisation_are_listed_by_network_and_width():
     assert "| vgg, 8 bit | here | 80 | – | 82 |" in text and "| 7 bit | here | 5 | 81 |" in text
 
 
+def recovery(**metrics):
+    known = {"stages": {}, "table1": {}, "table2": [], "synthesis_steps": {"steps": [], "top1": [], "J_KL": []}}
+    return record("09_frandi_recovery", **known | metrics)
+
+
+def test_priors_and_losses_of_recovery_stand_beside_the_paper():
+    table2 = [
+        {"loss": loss, "position": place, "top-1 (%)": value}
+        for loss, place, value in (("FitNets", "BN", 10.0), ("FD", "Conv", 83.0), ("FD", "BN", 82.0))
+    ]
+    text = paper_scale.page([recovery(table1={"none": [80.0, 82.0], "TV": [81.0]}, table2=table2)])
+    assert "| top-1 (%) | here | 81.00 ± 1.41 (2) | – | 81 | – |" in text
+    assert "| paper | 73.74 ± 0.14 | 73.61 ± 0.15 | 73.53 ± 0.18 | 73.48 ± 0.16 |" in text
+    assert "| top-1 (%) | here | 10 | 83 | 82 |" in text and "| paper | 1.0 | 73.66 | – |" in text
+
+
 def test_stages_of_recovery_and_steps_of_synthesis_are_listed():
     stages = {"float": 91.0, "compressed": 30.0, "recovered": 85.0, "share of the rest that recovery brings back": 0.6}
     steps = {"steps": [125, 500], "top1": [80.0, 84.0], "J_KL": [0.5, 0.1]}
-    text = paper_scale.page([record("09_frandi_recovery", stages=stages, synthesis_steps=steps)])
+    text = paper_scale.page([recovery(stages=stages, synthesis_steps=steps)])
     assert "| resnet44 | here | 91 | 30 | 85 |" in text and "| | | 125 steps | 500 steps |" in text.replace(
         "|  |  |", "| | |"
     )
@@ -94,4 +110,12 @@ def test_distillation_and_correspondence_have_their_rows():
 def test_a_value_that_is_missing_is_a_dash_and_one_number_has_no_deviation(missing):
     sets = {"CIFAR-10": missing, "random": 0.02222}
     text = paper_scale.page([record("04_kw_correspondence", pooled={"CIFAR-10": sets})])
-    assert "| J_KL (nats) | here | – | 0.0222 |" in text
+    assert "J_KL (nats) | here | – | – | – | – | 0.0222 | – |" in text
+
+
+def test_all_columns_of_table_3_stand_beside_the_paper():
+    sets = {"CIFAR-10": 0.04, "CIFAR-100": 0.02, "natural": 0.03, "digits": 0.1, "random": 1.0}
+    attacked = {"normalised": {"CIFAR-100": {"0.1": 2.1}}}
+    text = paper_scale.page([record("04_kw_correspondence", pooled={"CIFAR-100": sets}, fgsm_ratio=attacked)])
+    assert "| times its own set | here | 2 | 1 | 5 | 1.5 | 50 | 2.1 |" in text
+    assert "|  | paper | 1.1 | 1.0 | 3.9 | 1.3 | 14.8 | 1.9 |" in text

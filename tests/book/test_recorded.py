@@ -1,7 +1,11 @@
 """Tables of what the runs on record measured."""
 
+import subprocess
+import sys
+
 from conftest import record_of
 
+from datafree import files
 from datafree.book import recorded
 
 NOTEBOOK = "01_kw_synthesis"
@@ -45,3 +49,17 @@ def test_a_path_leads_inside_and_nothing_on_record_is_said():
 def test_other_settings_of_data_and_network_are_shown_only_if_asked_for():
     runs = [record_of({"recipe": {"BNS": 2.0}}, "reduced"), record_of({"recipe": {"BNS": 5.0}}, "cifar100")]
     assert "5.00" not in text(runs) and "5.00" in text(runs, profile="cifar100")
+
+
+def test_a_page_holds_the_table_and_a_sentence_where_there_is_none(tmp_path):
+    (tmp_path / "conf.py").write_text(
+        f"import sys\nsys.path.insert(0, {str(files.ROOT / 'book' / '_ext')!r})\n"
+        "extensions = ['myst_parser', 'recorded']\nmyst_enable_extensions = ['colon_fence']\nroot_doc = 'index'\n"
+    )
+    asked = ":::{recorded} j_kl\n:notebook: 01_kw_synthesis\n:head: images\n:value: nats\n:caption: Levels.\n:::\n"
+    (tmp_path / "index.md").write_text(f"# Page\n\n{asked}\n:::{{recorded}} nothing at all\n:::\n")
+    command = [sys.executable, "-m", "sphinx", "-W", "-q", "-b", "html", tmp_path, tmp_path / "out"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert "Levels. On record, profile" in page and "BNS + I" in page and recorded.NONE in page

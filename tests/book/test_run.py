@@ -207,3 +207,16 @@ def test_a_terminated_run_leaves_nothing_and_ends_its_kernel(tmp_path):
     assert left == []
     with pytest.raises(ProcessLookupError):
         os.kill(int(mark.read_text()), 0)
+
+
+def test_short_copies_carry_the_parameters_of_the_profile_and_nothing_else_changes(tmp_path):
+    made = run.short_copies(tmp_path)
+    assert [path.stem for path in made] == list(parameters.NOTEBOOKS)
+    for path in made:
+        copy, source = (nbformat.read(p, 4) for p in (path, run.find(path.stem)))
+        differ = [c for c, s in zip(copy.cells, source.cells, strict=True) if c.source != s.source]
+        assert len(differ) <= 1 and all("parameters" in c.metadata.tags for c in differ)
+        values: dict = {}
+        exec(next(c.source for c in copy.cells if "parameters" in c.metadata.get("tags", [])), values)
+        values.pop("__builtins__")
+        assert values == parameters.resolve(path.stem, "smoke").model_dump()

@@ -65,6 +65,11 @@ def test_the_end_of_the_run_is_no_part_of_the_page():
     assert begun["outputs"] == []
 
 
+def test_set_up_in_two_cells_is_one_fold():
+    (page,) = staged(code("import torch"), code('chapter = chapters.begin("x", globals())'))
+    assert page["source"] == 'import torch\n\nchapter = chapters.begin("x", globals())'
+
+
 SHOWN = {"output_type": "display_data", "metadata": {}, "data": {"text/markdown": "old"}}
 
 
@@ -143,6 +148,8 @@ def test_the_head_keeps_targets_title_opening_and_sections():
         "needs": [],
         "cost": "9 seconds",
         "command": "datafree run x",
+        "diagram": "",
+        "notebook": "x",
     }
     head, rest = staging.with_head([first, text("rest")], **content)
     assert head["source"].startswith("(here)=\n# 4 · A title\n")
@@ -150,6 +157,13 @@ def test_the_head_keeps_targets_title_opening_and_sections():
     assert "Run time" not in head["source"] and rest == text("rest")
     with pytest.raises(DataFreeError, match="begins with its title"):
         staging.with_head([text("no title")], **content)
+
+
+def test_something_goes_in_before_the_sections_that_close_a_chapter():
+    cells = [text("# T"), text("Words.\n\n## Summary\n\n- s"), code("x")]
+    sources = [cell["source"] for cell in staging.before_closing(cells, "NEW")]
+    assert sources == ["# T", "Words.", "NEW", "## Summary\n\n- s", "x"]
+    assert [cell["source"] for cell in staging.before_closing(cells[:1], "NEW")] == ["# T", "NEW"]
 
 
 RECORDS = [

@@ -12,9 +12,15 @@ from datafree.networks.weights import load_network
 
 @pytest.mark.parametrize("processor", [True, False])
 def test_the_named_precision_is_taken_and_auto_asks_the_processor(monkeypatch, processor):
-    monkeypatch.setattr(precision, "bf16_pays", lambda: processor)
+    monkeypatch.setattr(precision, "bf16_pays", lambda device: processor and device == "cpu")
     assert uses_bf16("bf16") and not uses_bf16("float32")
-    assert uses_bf16("auto") is processor
+    assert uses_bf16("auto") is processor and not uses_bf16("auto", "cuda")
+
+
+@pytest.mark.parametrize("able", [True, False])
+def test_auto_asks_the_card_the_network_is_on(monkeypatch, able):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: able)
+    assert uses_bf16("auto", torch.device("cuda", 0)) is able and not uses_bf16("auto", "mps")
 
 
 def test_autocast_multiplies_in_bf16_only_where_asked():

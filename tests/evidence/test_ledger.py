@@ -45,7 +45,7 @@ def test_without_records_everything_is_open_or_not_testable(places):
     assert untestable == set(ledger.not_testable()) and {"kw-c18", "ud-c01", "lw-c31", "fr-c37"} <= untestable
     assert all(r["state"] == "open" for r in rows if not r["reason"])
     assert all(r["n"] == 0 and r["scale"] is None and r["effect"] is None for r in rows)
-    assert "GPU" in row("kw-c18", places)["reason"]
+    assert "GPU" in row("kw-c24", places)["reason"]
 
 
 @pytest.mark.parametrize(
@@ -217,6 +217,20 @@ def test_a_record_is_stale_where_its_fingerprint_is_not_todays(places, gain):
     assert row("kw-c12", places)["stale"], "one of two is"
     leave_record({"gain": 1.0})
     assert row("kw-c12", places)["stale"], "a record from before there were fingerprints is"
+
+
+def test_a_stale_record_of_another_form_does_not_count_and_one_of_today_fails_loudly(places, register):
+    @register("kw-c12")
+    def first(run):
+        return above(run.metric("gains")["first"])
+
+    leave_record({"gains": [1.0]}, fingerprint="0" * 16)
+    found = row("kw-c12", places)
+    assert found["state"] == "open" and "in another form today" in found["lacking"][0]
+    today = fingerprint(NAME, record_of()["parameters"])
+    leave_record({"gains": [1.0]}, fingerprint=today)
+    with pytest.raises(TypeError):
+        row("kw-c12", places)
 
 
 def test_a_row_says_where_it_comes_from(places, gain):

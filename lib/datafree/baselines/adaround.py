@@ -117,7 +117,7 @@ def round_adaptively(
 
     def draw_loss() -> torch.Tensor:
         nonlocal step
-        index = torch.randint(0, len(x), (config.batch,), generator=generator)
+        index = torch.randint(0, len(x), (config.batch,), generator=generator, device="cpu").to(x.device)
         h = rectified_sigmoid(v)
         got = response(layer, quantizer.from_integers(floor + h, grid), x[index])
         loss = (got - wanted[index]).square().sum(1).mean()

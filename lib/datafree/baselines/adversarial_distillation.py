@@ -12,6 +12,8 @@ from torch import nn
 
 from ..core import batchnorm
 from ..core.distillation import Extra, output_divergence, train_student
+from ..core.folding import plan
+from ..core.hooks import device_of
 from ..core.image_optimization import Shape
 from ..core.optimization import FitConfig
 from ..errors import DataFreeError
@@ -96,14 +98,19 @@ class Game:
     """
 
     WHAT = "adversarial distillation"
+    looked_at: tuple[str, ...] = ()
+    """Convolutions of the teacher whose outputs a loss reads."""
 
     def __init__(self, student: nn.Module, teacher: nn.Module, config: GeneratorConfig, shape: Shape):
         self.student, self.teacher, self.config = student, teacher, config
-        with torch.random.fork_rng(devices=[]):
+        self.device = device_of(teacher)
+        with torch.random.fork_rng(devices=[]), torch.device("cpu"):
             torch.manual_seed(config.seed)
-            self.generator = Generator(teacher, shape, config.latent, config.width)
+            self.generator = Generator(teacher, shape, config.latent, config.width).to(self.device)
         self.noise = torch.Generator().manual_seed(config.seed)
-        self.optimizer = torch.optim.Adam(self.generator.parameters(), lr=config.generator_rate, betas=(0.5, 0.999))
+        self.optimizer = torch.optim.Adam(
+            self.generator.parameters(), lr=config.generator_rate, betas=(0.5, 0.999), fused=True
+        )
         self.reference = batchnorm.stored(teacher) if self.statistics else []
         self.seen, self.gained = None, []
 
@@ -113,8 +120,8 @@ class Game:
         return bool(self.config.alpha)
 
     def images(self) -> torch.Tensor:
-        z = torch.randn(self.config.batch, self.config.latent, generator=self.noise)
-        return self.generator(z).contiguous(memory_format=torch.channels_last)
+        z = torch.randn(self.config.batch, self.config.latent, generator=self.noise, device="cpu")
+        return self.generator(z.to(self.device)).contiguous(memory_format=torch.channels_last)
 
     def generator_loss(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """What the generator minimises on its images, and the part of it that the history keeps."""
@@ -152,10 +159,14 @@ class Game:
 
     def play(self, extra: Extra | None = None, progress: bool = False) -> Adversarial:
         """Train the student in place."""
-        with batchnorm.capture(self.teacher) if self.statistics else nullcontext() as self.seen:
+        with (
+            batchnorm.capture(self.teacher, *plan(self.teacher, self.looked_at))
+            if self.statistics
+            else nullcontext() as self.seen
+        ):
             history = train_student(
                 self.student, self.loss, self.config, teacher=self.teacher, extra=extra, watch=self.before,
-                what=self.WHAT, progress=progress,
+                what=self.WHAT, progress=progress, looked_at=self.looked_at,
             )  # fmt: skip
         return Adversarial(history, self.gained, self.generator)
 

@@ -58,7 +58,9 @@ def invert(
     classes = count_classes(teacher, shape)
     made, labels, history = [], [], []
     while sum(map(len, made)) < count:
-        targets = torch.randint(0, classes, (config.batch,), generator=generator)
+        targets = torch.randint(0, classes, (config.batch,), generator=generator, device="cpu").to(
+            reference[0].mean.device
+        )
 
         def loss(x, logits, moments, targets=targets):
             prior = config.variation * total_variation(x) + config.size * x.norm()

@@ -17,8 +17,8 @@ SIGMAS = 3.0
 
 
 def absorbable(graph: Graph, pair: Pair) -> bool:
-    """Whether a constant may move through the pair: nothing but ReLU between, and known moments before it."""
-    return pair.acts == ("relu",) and graph.layer(pair.first).norm is not None
+    """Whether a constant may move through the pair: nothing but ReLU between, with caps or without, and known moments."""
+    return pair.acts in (("relu",), ("capped_relu",)) and graph.layer(pair.first).norm is not None
 
 
 @torch.no_grad()
@@ -28,7 +28,7 @@ def absorb_bias(model: nn.Module, graph: Graph, moments: NamedMoments) -> tuple[
     .. math:: c = \max(0, \beta - 3\gamma),\quad b_1 \to b_1 - c,\quad b_2 \to b_2 + W_2 c,\quad \beta \to \beta - c
 
     As relu(x - c) = relu(x) - c wherever x > c, the function stays nearly as it was: it differs where a value falls
-    below c, and at the borders, where zero padding brings no c.
+    below c, and at the borders, where zero padding brings no c. A cap on the channel moves down by c as well.
 
     Args:
         model: fused (and equalised); not changed. Pairs with buffers between them are left out.
@@ -44,6 +44,10 @@ def absorb_bias(model: nn.Module, graph: Graph, moments: NamedMoments) -> tuple[
         name = graph.layer(pair.first).norm
         beta, var = moments[name]
         c = (beta - SIGMAS * var.sqrt()).clamp_min(0)
+        if pair.acts == ("capped_relu",):
+            act = model.get_submodule(graph.activation(pair.first))
+            c = torch.minimum(c, act.cap)
+            act.cap.sub_(c)
         first, last = getattr(first, "inner", first), getattr(last, "inner", last)
         first.bias.sub_(c)
         moved = quantized.response_to_constant(last.weight, c, last)
@@ -62,7 +66,7 @@ def _scaled(layer: nn.Module, buffer: str) -> bool:
 RANGE_SIGMAS = 6.0
 """Deviations on either side of the mean that the range of an activation spans (Nagel et al., section 4.2.1)."""
 
-NODES = torch.linspace(-8, 8, 801, dtype=torch.float64)
+NODES = torch.linspace(-8, 8, 801, dtype=torch.float64, device="cpu")
 """Where a standard normal density is sampled for expectations; beyond, nothing is left in double precision."""
 
 
@@ -80,7 +84,8 @@ def gaussian(feed: Feed, moments: NamedMoments, channels: int) -> Moments:
     """
     if not feed.terms:
         count = feed.channels or channels
-        return moments.get(feed.name) or Moments(torch.zeros(count), torch.ones(count))
+        zero = next(iter(moments.values()), (torch.empty(0, device="cpu"),))[0].new_zeros(count)
+        return moments.get(feed.name) or Moments(zero, zero + 1)
     terms = [gaussian(term, moments, channels) for term in feed.terms]
     if feed.kind == "act":
         return through(feed, *terms[0])

@@ -65,7 +65,7 @@ class Game(adversarial.Game):
     def __init__(self, student: nn.Module, teacher: nn.Module, config: GDFQConfig, shape: Shape):
         super().__init__(student, teacher, config, shape)
         self.classes = count_classes(teacher, shape)
-        drawn = torch.randn(self.classes, config.latent, generator=self.noise)
+        drawn = torch.randn(self.classes, config.latent, generator=self.noise, device="cpu").to(self.device)
         self.generator.classes = nn.Parameter(drawn)
         self.optimizer.add_param_group({"params": [self.generator.classes]})
 
@@ -74,8 +74,10 @@ class Game(adversarial.Game):
         return True
 
     def images(self) -> torch.Tensor:
-        z = torch.randn(self.config.batch, self.config.latent, generator=self.noise)
-        self.labels = torch.randint(0, self.classes, (self.config.batch,), generator=self.noise)
+        z = torch.randn(self.config.batch, self.config.latent, generator=self.noise, device="cpu").to(self.device)
+        self.labels = torch.randint(0, self.classes, (self.config.batch,), generator=self.noise, device="cpu").to(
+            self.device
+        )
         made = self.generator(z * self.generator.classes[self.labels])
         return made.contiguous(memory_format=torch.channels_last)
 

@@ -37,7 +37,7 @@ def neuron_merging(
     unlike = lam * (1 - cosine) + (1 - lam) * constant_distance(ratio, s, norm, keep)
     chosen = torch.zeros_like(s, dtype=torch.bool).scatter_(0, unlike.argmin(0, keepdim=True), True)
     merged = torch.where(chosen & (cosine >= threshold), s, 0.0)
-    merged[:, keep] = torch.eye(len(keep), dtype=s.dtype)  # a kept channel stands for itself
+    merged[:, keep] = torch.eye(len(keep), dtype=s.dtype, device=s.device)  # a kept channel stands for itself
     return merged
 
 

@@ -67,13 +67,13 @@ class Game(adversarial.Game):
 
     def __init__(self, student: nn.Module, teacher: nn.Module, layers: Sequence[str], config: ZAQConfig, shape: Shape):
         super().__init__(student, teacher, config, shape)
-        self.layers = tuple(layers)
+        self.looked_at = tuple(layers)
 
     def _distance(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The distance, and the mean size of the teacher's last maps."""
         with ExitStack() as stack:
-            theirs = stack.enter_context(feature_hooks(self.teacher, self.layers))
-            ours = stack.enter_context(feature_hooks(self.student, self.layers))
+            theirs = stack.enter_context(feature_hooks(self.teacher, self.looked_at))
+            ours = stack.enter_context(feature_hooks(self.student, self.looked_at))
             target, made = self.teacher(x), self.student(x)
         return difference(made, target, ours, theirs, self.config.inside), theirs[-1].abs().mean()
 

@@ -93,7 +93,10 @@ class Growth(Strict):
 
 
 class Bench(Strict):
-    """One run of the benchmarks, on one machine."""
+    """One run of the benchmarks, on one machine.
+
+    seconds: on the clock. cpu_seconds: of all processes; far fewer where the machine had other work.
+    """
 
     command: str
     written: str
@@ -101,6 +104,7 @@ class Bench(Strict):
     machine: str
     packages: dict[str, str]
     seconds: Positive
+    cpu_seconds: Positive
     comparisons: list[Comparison]
     absent: list[Absent] = []
     growth: list[Growth] = []

@@ -19,11 +19,14 @@ from pathlib import Path
 from .. import files
 from ..errors import DataFreeError
 from ..evidence.record import read, read_all
-from . import chapter_page, locks, plan, progress, run
+from . import chapter_page, dreams, locks, plan, progress, run, slides
 
 SOURCE = files.BUILD / "src"
 HTML = files.BUILD / "html"
 PAGES = files.BUILD / "pages"
+TEXTS = ("chapters.yaml", "front.yaml", "explore.yaml", "handouts.yaml")
+"""Files of book/ that pages are made of, and no pages themselves."""
+
 EQUATIONS = files.BUILD / "equations.md"
 LOGS = files.BUILD / "logs"
 
@@ -35,12 +38,13 @@ def stage(profile: str, notebooks: list[str]) -> Path:
     shutil.copytree(
         files.ROOT / "book",
         fresh,
-        ignore=shutil.ignore_patterns("records", "papers", "_toc.yml", "chapters.yaml", ".*"),
+        ignore=shutil.ignore_patterns("records", "papers", "_toc.yml", *TEXTS, ".*"),
     )
     os.rename(fresh / "_static", fresh / "static")  # under its own name Jupyter Book would load every script in it
     shutil.copytree(PAGES, fresh, dirs_exist_ok=True)
     shutil.copy(EQUATIONS, fresh)
     (fresh / "notebooks").mkdir()
+    dreams.draw(profile, fresh / "static" / "figures")
     found = read_all()
     ledger = json.loads((fresh / "ledger.json").read_text(encoding="utf-8"))
     for name in notebooks:
@@ -103,6 +107,7 @@ def render(profile: str) -> Path:
         )
     pages = fresh / "_build" / "html"
     (pages / f".{profile}").touch()  # says what the book shows; Snakemake looks for it
+    slides.write(pages)
     swap(pages, HTML)
     shutil.rmtree(fresh)
     return HTML / "index.html"

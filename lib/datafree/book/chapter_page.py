@@ -8,9 +8,10 @@ from typing import Any
 
 from ..errors import DataFreeError
 from ..evidence.ledger import commit, place
-from . import facts, markdown, staging
+from . import explore, facts, markdown, staging
 from .chapter_text import chapter_text, level, number
 from .figures import Numbered
+from .front import front, method
 
 
 def cost(record: dict[str, Any]) -> str:
@@ -40,6 +41,8 @@ def page(
     staged = staging.staged(notebook)
     cells = staging.with_head(staged["cells"], **_head(name, record, found))
     cells = staging.with_exercises(cells, number(name), lambda label: level(name, label))
+    if slider := explore.box(name, found) if name in explore.explorers() else "":
+        cells = staging.before_closing(cells, markdown.page("explore", box=slider))
     numbered = Numbered(number(name), pictures / "figures", "../_static/figures")
     cells = [numbered.cell(cell) for cell in cells]
     for cell in cells:
@@ -57,6 +60,8 @@ def _head(name: str, record: dict[str, Any], found: Sequence[dict[str, Any]]) ->
         "needs": [{"notebook": need, "number": f"chapter {number(need)}"} for need in text.needs],
         "cost": cost(record),
         "command": f"datafree run {name}",
+        "notebook": name,
+        "diagram": next((method(p) for p, card in front().papers.items() if card.chapters[0] == name), ""),
     }
 
 

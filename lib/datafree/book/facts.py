@@ -16,10 +16,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import DataFreeError
-from ..evidence.ledger import scale_of
 from ..evidence.verdict import SCALES
 
-_FACT = re.compile(r"\{fact\}`(?P<path>[^`;@]+?)\s*(?:@(?P<notebook>\w+))?\s*(?:;\s*(?P<form>[^`]+?))?\s*`")
+FACT = re.compile(r"\{fact\}`(?P<path>[^`;@]+?)\s*(?:@(?P<notebook>\w+))?\s*(?:;\s*(?P<form>[^`]+?))?\s*`")
 
 
 @dataclass(frozen=True)
@@ -63,12 +62,12 @@ def _rows(metrics: Any, key: str) -> Mapping | None:
 
 
 def fact(found: Sequence[Mapping[str, Any]], notebook: str, path: str) -> Fact | None:
-    """The number of a chapter at `path`, from a scale whose runs all have it; None if there is no such scale."""
+    """The number of a chapter at `path`, None if no run has it."""
     known = []
     for scale in SCALES:
-        mine = [r for r in found if r["notebook"] == notebook and scale_of(r["profile"]) == scale]
-        values = [number(record["metrics"], path) for record in mine]
-        if values and None not in values:
+        mine = [r for r in found if r["notebook"] == notebook and r["profile"] == scale]
+        values = [value for record in mine if (value := number(record["metrics"], path)) is not None]
+        if values:
             known.append(Fact(statistics.fmean(values), scale, len(values)))
     return next((one for one in known if one.seeds >= 3), known[0] if known else None)
 
@@ -90,4 +89,4 @@ def filled(text: str, found: Sequence[Mapping[str, Any]], notebook: str) -> str:
         value = format(known.value, match["form"] or ".1f")
         return f'<span class="fact" title="{where}, {match["path"]}: {known.described()}">{value}</span>'
 
-    return _FACT.sub(shown, text)
+    return FACT.sub(shown, text)

@@ -10,7 +10,7 @@ from .. import files
 from ..evidence import claims, compare, ledger
 from ..evidence.record import read, read_all
 from ..evidence.verdict import SCALES
-from . import bench, effects, equations, paper_scale
+from . import bench, effects, equations, front, handouts, paper_scale, student
 from .equations import Cell, Equation
 from .markdown import page
 
@@ -175,6 +175,9 @@ def write_pages(folder: Path, notebook_folder: Path | None = None) -> list[Path]
         text = record["path"].read_text(encoding="utf-8")
         ledger.write_text(folder / ledger.place(record), text)
     pages = {
+        "instructor.md": student.page(),
+        "index.md": front.page(rows, found, LABELS),
+        **{f"handout_{paper}.md": handouts.page(paper, rows, LABELS[paper]) for paper in handouts.handouts()},
         "ledger.md": ledger_page(rows, ours),
         "on_your_machine.md": machine_page(),
         "paper_scale.md": paper_scale.page(found),

@@ -14,8 +14,14 @@ PAPER = "knowledge_within"
 COLUMNS = {"real": "training_set", "BNS": "bns", "BNS + I": "bns_plus_inception", "I": "inception", "G": "gaussian"}
 """Sources of images and their columns in table 1."""
 
-SETS = {"CIFAR-10": "cifar10", "random": "random"}
-"""Sets of the correspondence chapter that table 4 has too."""
+SETS = {
+    "CIFAR-10": ("CIFAR-10", "cifar10"),
+    "CIFAR-100": ("CIFAR-100", "cifar100"),
+    "digits for MNIST": ("digits", "mnist"),
+    "ImageNet for STL10": ("natural", "stl10"),
+    "random": ("random", "random"),
+}
+"""Heads of tables 3 and 4: the set of the correspondence chapter, and the paper's column."""
 
 CALIBRATION = {"4w8a, 8-bit edges": ("4w8a", 8), "4w4a": ("4w4a", None), "2w4a, 4-bit edges": ("2w4a", 4)}
 """Rows of the calibration chapter that table 1 has too: bits, and bits of the edges."""
@@ -114,6 +120,26 @@ def recovery(found: list[dict]) -> Table:
     return columns, [[found[0]["parameters"]["model"], "here", *here]]
 
 
+def regularisers(found: list[dict]) -> Table:
+    """Table 1 of FRanDI: priors of images in their loss, here and as printed for CIFAR-100."""
+    settings = {"none": (False, False), "L2": (False, True), "TV": (True, False), "both": (True, True)}
+    here = [_values(r["metrics"]["table1"].get(name) for r in found) for name in settings]
+    paper = [_printed("T1", {"tv": tv, "l2": l2}, "top1", "frandi") for tv, l2 in settings.values()]
+    return list(settings), _pair("top-1 (%)", here, paper)
+
+
+def losses(found: list[dict]) -> Table:
+    """Table 2 of FRanDI: seven losses of recovery, here and as printed for CIFAR-100."""
+    names = [(row["loss"], row["position"]) for row in found[0]["metrics"]["table2"]]
+    tables = [{(row["loss"], row["position"]): row["top-1 (%)"] for row in r["metrics"]["table2"]} for r in found]
+    here = [_values(table.get(name) for table in tables) for name in names]
+    paper = [
+        _printed("T2", {"loss": "FD (proposed)" if loss == "FD" else loss, "position": place}, "top1", "frandi")
+        for loss, place in names
+    ]
+    return [", ".join(name) for name in names], _pair("top-1 (%)", here, paper)
+
+
 def synthesis_steps(found: list[dict]) -> Table:
     """Chapter 09: how long the images are optimised."""
     by_run = [r["metrics"]["synthesis_steps"] for r in found]
@@ -158,26 +184,44 @@ def distillation(found: list[dict]) -> Table:
     where = {"stage": "kd", "model": "ResNet44", "samples_per_class": 50}
     start = [_values(r["metrics"]["calibrated"].get(name) for r in found) for name in COLUMNS]
     here = [_values(r["metrics"]["distilled"].get(name) for r in found) for name in COLUMNS]
+    anew = [_values(r["metrics"].get("batchnorm_only", {}).get(name) for r in found) for name in COLUMNS]
     paper = [_printed("T1", where, column) for column in COLUMNS.values()]
-    return list(COLUMNS), [["2w4a, 4-bit edges", "here, calibrated", *start], *_pair("", here, paper)]
+    first = [["2w4a, 4-bit edges", "here, calibrated", *start], ["", "here, BatchNorm measured anew", *anew]]
+    return list(COLUMNS), [*first, *_pair("", here, paper)]
+
+
+def _over(value: float | None, own: float | None) -> float | None:
+    return value / own if value and own else None
 
 
 def correspondence(found: list[dict]) -> Table:
-    """Table 4's row of the CIFAR-10 network."""
-    where = {"train_dataset": "CIFAR-10"}
-    here = [_values(r["metrics"]["pooled"]["CIFAR-10"].get(name) for r in found) for name in SETS]
-    return list(SETS), _pair("J_KL (nats)", here, [_printed("T4", where, column) for column in SETS.values()])
+    """Tables 4 and 3: divergence of each set under the networks of CIFAR-10 and CIFAR-100, and its ratio to the own set."""
+    rows: Rows = []
+    for owner in ("CIFAR-10", "CIFAR-100"):
+        under = [r["metrics"]["pooled"][owner] for r in found if owner in r["metrics"]["pooled"]]
+        where = {"train_dataset": owner}
+        if under:
+            here = [_values(row.get(name) for row in under) for name, _ in SETS.values()]
+            paper = [_printed("T4", where, column) for _, column in SETS.values()]
+            rows += _pair(f"network of {owner}, J_KL (nats)", [*here, "–"], [*paper, "–"])
+            here = [_values(_over(row.get(name), row[owner]) for row in under) for name, _ in SETS.values()]
+            paper = [_printed("T3", where, column) for _, column in (*SETS.values(), ("FGSM", "fgsm"))]
+            attacked = [r["metrics"].get("fgsm_ratio", {}).get("normalised", {}).get(owner, {}) for r in found]
+            rows += _pair("times its own set", [*here, _values(a.get("0.1") for a in attacked)], paper)
+    return [*SETS, "FGSM 0.1"], rows
 
 
 TABLES = (
     ("02_kw_calibration", "Table 1, calibration (top-1, %)", calibration),
     ("02_kw_calibration", "Table 5, width of the smoothing kernel (top-1, %)", kernels),
     ("03_kw_distillation", "Table 1, distillation (top-1, %)", distillation),
-    ("04_kw_correspondence", "Table 4, network of CIFAR-10", correspondence),
+    ("04_kw_correspondence", "Tables 4 and 3, networks of CIFAR", correspondence),
     ("06_lw_quantization", "Layer-wise quantisation, table I's shape (top-1, %)", quantization),
     ("06_lw_quantization", "EfficientNet-Lite0, agreement with its float self on ImageNet samples (%)", lite),
     ("08_udfc", "UDFC, channels pruned in the first layer of each pair (top-1, %)", repair),
     ("09_frandi_recovery", "FRanDI, split convolutions recovered (top-1, %)", recovery),
+    ("09_frandi_recovery", "FRanDI, table 1, priors of images (top-1, %)", regularisers),
+    ("09_frandi_recovery", "FRanDI, table 2, losses of recovery (top-1, %)", losses),
     ("09_frandi_recovery", "FRanDI, steps of synthesis", synthesis_steps),
     ("10_frandi_selection", "FRanDI, table 5's shape (%)", selection),
     ("11_frandi_prune_quantize", "FRanDI, table 9, rounded networks (top-1, %)", rounding),

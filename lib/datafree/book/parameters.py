@@ -102,7 +102,7 @@ class KWCalibration(KWImages):
     seeds: int = Field(2, ge=1, le=100, description="repetitions of each calibration")
     steps: int = Field(4, ge=1, le=100_000, description="calibration batches (section 4.2: 200)")
     batch: int = Field(128, ge=16, le=4096, description="images a calibration batch (section 4.2: 256)")
-    comparisons: str = Field("calibrators", **_some_of("precision kernels calibrators rounded"))
+    comparisons: str = Field("", **_some_of("precision kernels calibrators rounded"))
     test_images: TestImages = 400
 
 
@@ -118,7 +118,7 @@ class KWDistillation(KWImages):
     comparisons: str = Field("noise", **_some_of("noise recipe sizes snapshots labels mixtures intervals readings"))
     short_steps: int = Field(8, ge=2, le=1_000_000, description="steps of the runs that are compared there")
     batch: Batch = 32
-    kd_rate: float = Field(0.01, gt=0, le=10, description="peak learning rate of distillation (not given)")
+    kd_rate: float = Field(0.002, gt=0, le=10, description="peak learning rate of distillation (not given)")
     noise_rate: float = Field(1e-4, gt=0, le=10, description="the same on noise, with BatchNorm frozen (not given)")
     optimizer: Literal["sgd", "adam"] = Field("sgd", description="of distillation (section 4.2: sgd)")
     calibration_steps: int = Field(5, ge=1, le=100_000, description="calibration batches of 128 before distilling")
@@ -282,9 +282,9 @@ class FRanDIRecovery(NotebookParameters):
     rate: float = Field(0.003, gt=0, le=10, description="highest rate of recovery (section 4: 1e-4)")
     warmup: float = Field(0.2, ge=0, lt=1, description="share of the steps of recovery with a rising rate (not given)")
     finetune_rate: float = Field(1e-3, gt=0, le=10, description="first rate of fine-tuning on real images (not given)")
-    batch: int = Field(16, ge=2, le=4096, description="images of one set of figure 3; smaller and larger ones (256)")
-    small_images: int = Field(24, ge=4, le=4096, description="images of each set that recipes are compared on")
-    small_synthesis_steps: int = Field(12, ge=2, le=100_000, description="steps of Adam on those sets")
+    batch: int = Field(12, ge=2, le=4096, description="images of one set of figure 3; smaller and larger ones (256)")
+    small_images: int = Field(16, ge=4, le=4096, description="images of each set that recipes are compared on")
+    small_synthesis_steps: int = Field(20, ge=2, le=100_000, description="steps of Adam on those sets")
     small_steps: int = Field(8, ge=2, le=100_000, description="steps of recovery in comparisons")
     seeds: int = Field(1, ge=1, le=100, description="sets for each row of table 1 (5)")
     points: int = Field(5, ge=2, le=1000, description="of each curve of figure 4, besides its start")

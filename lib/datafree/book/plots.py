@@ -20,7 +20,7 @@ PALETTE = sns.color_palette("colorblind")
 SOURCES = {"real": PALETTE[7], "BNS": PALETTE[0], "BNS + I": PALETTE[2], "I": PALETTE[1], "G": PALETTE[4]}
 """One colour for each source of images, the same in every chapter."""
 
-METHODS = {"knowledge_within": "#0173b2", "layerwise": "#029e73", "udfc": "#b85c00", "frandi": "#8b4fa6"}
+METHODS = {"knowledge_within": "#0173b2", "layerwise": "#00785a", "udfc": "#b85c00", "frandi": "#8b4fa6"}
 """One colour for each paper, the same in the whole book; as text each has contrast enough on white."""
 
 MARKERS = {"real": "s", "BNS": "o", "BNS + I": "D", "I": "^", "G": "v"}
@@ -135,6 +135,13 @@ def bars(panels: Mapping[str, Mapping[str, float]], *, ylabels: Sequence[str], l
         axis.set(title=title, ylabel=ylabel, yscale="log" if log else "linear")
     figure.tight_layout()
     return figure
+
+
+def printed(axis: plt.Axes, values: Sequence[float | None], label: str = "paper") -> None:
+    """What a paper prints, as hollow marks over the columns of a panel; None where it prints nothing."""
+    places = [i for i, value in enumerate(values) if value is not None]
+    axis.plot(places, [values[i] for i in places], "D", color=INK, markerfacecolor="none", markersize=7, label=label)
+    axis.legend()
 
 
 def scatter(

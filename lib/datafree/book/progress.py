@@ -49,7 +49,7 @@ class Progress:
         self.known = bool(costs)
         usual = sum(costs) / len(costs) if costs else 0.0
         self.costs = {one: usual if seconds is None else seconds for one, seconds in known.items()}
-        self.said = ""
+        self.said = self.seen = ""
 
     def _since(self, path: Path) -> float | None:
         """When a file was written, if that was in this build."""
@@ -75,13 +75,14 @@ class Progress:
             said += f"; {in_words(seconds_left(running.values(), waiting, self.cores))} to go"
         return said
 
-    def tell(self) -> None:
-        """Print the line when a run has begun or ended."""
+    def tell(self, at_once: bool = False) -> None:
+        """Print the line when a run has begun or ended; not while one ends and the next begins."""
         line = self.line(time.time())
         news = line.partition("; about")[0].partition("; less")[0]
-        if news != self.said:
+        if news != self.said and (at_once or news == self.seen):
             print(line, flush=True)
             self.said = news
+        self.seen = news
 
 
 @contextlib.contextmanager
@@ -104,4 +105,4 @@ def shown(runs: Sequence[tuple[str, int]], profile: str, cores: int) -> Iterator
     finally:
         over.set()
         watcher.join()
-        progress.tell()
+        progress.tell(at_once=True)

@@ -70,6 +70,21 @@ def find(name: str) -> Path:
     return path
 
 
+def short_copies(folder: Path, profile: str = "smoke") -> list[Path]:
+    """Every notebook with the parameters of `profile` written into its parameters cell, for tests of all cells."""
+    import nbformat
+
+    made = []
+    for name in parameters.NOTEBOOKS:
+        notebook = nbformat.read(find(name), 4)
+        values = parameters.resolve(name, profile).model_dump()
+        cell = next(c for c in notebook.cells if "parameters" in c.metadata.get("tags", []))
+        cell.source = "\n".join(f"{key} = {value!r}" for key, value in values.items())
+        made.append(folder / f"{name}.ipynb")
+        files.write_atomically(made[-1], lambda temporary, notebook=notebook: nbformat.write(notebook, temporary))
+    return made
+
+
 def places(name: str, profile: str, seed: int, altered: dict | None = None) -> tuple[Path, Path]:
     """Where the executed notebook and the record go; runs with altered parameters stay out of the ledger."""
     if altered is None:

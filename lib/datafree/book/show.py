@@ -33,7 +33,8 @@ def cell(value) -> str:
     if isinstance(value, float):
         return f"{value:.2f}" if abs(value) >= 0.1 or value == 0 else f"{value:.2g}"
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return f"{np.mean(value):.2f} ± {np.std(value, ddof=1):.2f}" if len(value) > 1 else cell(value[0])
+        mean, deviation = float(np.mean(value)), float(np.std(value, ddof=1)) if len(value) > 1 else None
+        return cell(mean) if deviation is None else f"{cell(mean)} ± {cell(deviation)}"
     return str(value)
 
 

@@ -32,7 +32,7 @@ def staged(notebook: dict) -> dict:
     story = [without_chatter(cell) for cell in notebook["cells"] if not _ends(cell)]
     cells = [part for cell in story for part in with_sources(cell, known)]
     cells = [without_cited_numbers(wrapped(cell)) for cell in cells]
-    return notebook | {"cells": list(folded(cells, known))}
+    return notebook | {"cells": joined(list(folded(cells, known)))}
 
 
 def text_of(cell: Cell) -> str:
@@ -178,6 +178,22 @@ READER_TOOLS = ("datafree.book", "datafree.evidence", "datafree.DataFreeError")
 """What of the library only draws, keeps or compares."""
 
 
+def joined(cells: list[Cell]) -> list[Cell]:
+    """The cells with neighbours that both set up, and show nothing, as one."""
+    found: list[Cell] = []
+    for cell in cells:
+        last = found[-1] if found else None
+        if last and _sets_up(last) and _sets_up(cell):
+            found[-1] = last | {"source": text_of(last).rstrip() + "\n\n" + text_of(cell)}
+        else:
+            found.append(cell)
+    return found
+
+
+def _sets_up(cell: Cell) -> bool:
+    return cell["metadata"].get("mystnb", {}).get("code_prompt_show") == SETTING_UP and not cell["outputs"]
+
+
 def folded(cells: list[Cell], known: dict[str, str]) -> Iterator[Cell]:
     """The cells, folded where they are no part of the story, with words on the fold that say what is inside."""
     heading = ""
@@ -233,12 +249,18 @@ def hidden(cell: Cell, words: str) -> Cell:
 
 # Prose ----------------------------------------------------------------------------------------------------------------
 
-_TASK = re.compile(
+TASK = re.compile(
     r"^(?P<fence>`{3,}|:{3,})\{(?P<kind>exercise|solution)\} *(?P<title>[^\n]*)\n(?P<body>.*?)^(?P=fence) *$",
     re.M | re.S,
 )
 _OPTION = re.compile(r"^:(\w+): *(.*)\n", re.M)
 _CITED = re.compile(r"\s*\\quad\s*\\text\{\(eqs?\. [^)]*\)\}")
+
+
+def task(match: re.Match) -> tuple[str, str]:
+    """The label of an exercise, or of the one that a solution solves; and the text without its options."""
+    options = dict(_OPTION.findall(match["body"]))
+    return options.get("label", match["title"].strip()), _OPTION.sub("", match["body"]).strip()
 
 
 def with_exercises(cells: list[Cell], chapter: int, level: Callable[[str], int]) -> list[Cell]:
@@ -250,17 +272,17 @@ def with_exercises(cells: list[Cell], chapter: int, level: Callable[[str], int])
     numbers: dict[str, str] = {}
 
     def shown(match: re.Match) -> str:
-        options = dict(_OPTION.findall(match["body"]))
-        label = options.get("label", match["title"].strip())
+        label, text = task(match)
         if match["kind"] == "exercise":
             numbers[label] = f"{chapter}.{len(numbers) + 1}"
-        task = {"title": match["title"].strip(), "label": label, "text": _OPTION.sub("", match["body"]).strip()}
         hard = level(label) if match["kind"] == "exercise" else None
-        return markdown.page(match["kind"], **task, number=numbers[label], level=hard).rstrip()
+        title = match["title"].strip()
+        return markdown.page(
+            match["kind"], title=title, label=label, text=text, number=numbers[label], level=hard
+        ).rstrip()
 
     return [
-        cell | {"source": _TASK.sub(shown, text_of(cell))} if cell["cell_type"] == "markdown" else cell
-        for cell in cells
+        cell | {"source": TASK.sub(shown, text_of(cell))} if cell["cell_type"] == "markdown" else cell for cell in cells
     ]
 
 
@@ -290,3 +312,16 @@ def with_head(cells: list[Cell], **content: Any) -> list[Cell]:
         sections=sections[1].rstrip(".") if sections else "", **content,
     )  # fmt: skip
     return [markdown_cell(head), *cells[1:]]
+
+
+_CLOSING = re.compile(r"^(?=## (?:Paper against here|Summary)\b)", re.M)
+
+
+def before_closing(cells: list[Cell], text: str) -> list[Cell]:
+    """The cells with `text` before the sections that close a chapter; at the end where there are none."""
+    for k, cell in enumerate(cells):
+        parts = _CLOSING.split(text_of(cell), maxsplit=1) if cell["cell_type"] == "markdown" else []
+        if len(parts) == 2:
+            around = [markdown_cell(part) for part in (parts[0].rstrip(), text, parts[1]) if part]
+            return [*cells[:k], *around, *cells[k + 1 :]]
+    return [*cells, markdown_cell(text)]

@@ -7,9 +7,8 @@ has mu_hat, var_hat [C]. All variances are biased (divided by N H W) unless said
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -110,29 +109,46 @@ def batchnorm_with_moments(
 
 
 class BatchNormWithMoments(torch.autograd.Function):
-    """`batchnorm_with_moments` in one function with an analytic gradient; scale and shift get none.
+    r"""`batchnorm_with_moments`, and ReLU behind it if asked for, in one function with an analytic gradient.
 
-    d(mu_hat)/dz = 1/M and d(var_hat)/dz = 2 (z - mu_hat)/M, so the gradient of any loss on the moments
-    is affine in z, channel by channel: one multiply-add, joined with BatchNorm's own gradient.
+    .. math:: \frac{\partial \hat\mu}{\partial z} = \frac1M, \qquad
+              \frac{\partial \hat\sigma^2}{\partial z} = \frac{2 (z - \hat\mu)}M
+
+    So the gradient of any loss on the moments is affine in z, channel by channel: one multiply-add, joined with
+    BatchNorm's own. scale and shift get no gradient; None stands for one and zero. alone: as in `Fold`.
     """
 
     @staticmethod
-    def forward(ctx, z, scale, shift):
-        z_float = z.float()
-        mu_hat = z_float.mean((0, 2, 3))
-        var_hat = (z_float.square().mean((0, 2, 3)) - mu_hat.square()).clamp_min_(0)  # E[z^2] - mu_hat^2
-        ctx.save_for_backward(z, scale, mu_hat)
-        return torch.addcmul(shift, z_float, scale).to(z.dtype), mu_hat, var_hat
+    def forward(ctx, z, scale=None, shift=None, relu=False, alone=False):
+        mu_hat, var_hat = _moments(z.float())
+        y = z if scale is None else torch.addcmul(shift, z.float(), scale).to(z.dtype)
+        ctx.save_for_backward(z, scale, shift, mu_hat)
+        ctx.relu, ctx.alone = relu, alone
+        return y.relu() if relu else y, mu_hat, var_hat
 
     @staticmethod
     def backward(ctx, grad_y, grad_mu, grad_var):
-        z, scale, mu_hat = ctx.saved_tensors
+        z, scale, shift, mu_hat = ctx.saved_tensors
         count = z.numel() / z.shape[1]  # M
-        slope = 2 * grad_var / count
-        offset = grad_mu / count - slope * mu_hat
-        # dL/dz = slope z + offset, by the moments, + scale dL/dy, by BatchNorm itself
-        grad = torch.addcmul(_row(offset), z, _row(slope)).addcmul_(grad_y, scale)
-        return grad.to(z.dtype), None, None
+        slope = _row(2 * grad_var / count)
+        offset = _row(grad_mu / count) - slope * _row(mu_hat)
+        if ctx.relu:
+            y = z if scale is None else torch.addcmul(shift, z, scale).to(z.dtype)
+            place = grad_y if ctx.alone else torch.empty_like(grad_y)
+            grad_y = torch.ops.aten.threshold_backward.grad_input(grad_y, y, 0, grad_input=place)
+        # dL/dz = scale dL/dy, by BatchNorm itself, + slope z + offset, by the moments
+        grad = grad_y.float() if scale is None else grad_y * scale
+        own = grad is not grad_y or ctx.relu  # nobody else reads it
+        grad = grad.addcmul_(z, slope) if own else torch.addcmul(grad, z, slope)
+        return grad.add_(offset).to(z.dtype), None, None, None, None
+
+
+def _moments(z: torch.Tensor) -> Moments:
+    """Mean and biased variance of each channel of [N, C, H, W], where there is one by torch's kernel of BatchNorm."""
+    if z.device.type in ("cpu", "cuda"):
+        return Moments(*torch.batch_norm_update_stats(z, None, None, 0.0))
+    mean = z.mean((0, 2, 3))
+    return Moments(mean, (z - _row(mean)).square().mean((0, 2, 3)))
 
 
 def _row(v: torch.Tensor) -> torch.Tensor:
@@ -157,49 +173,139 @@ def _unreached(missing: int, count: int) -> str:
     )
 
 
-@dataclass
-class Captured:
-    """Filled by every forward pass under `capture`: one (mu_hat, var_hat) a BatchNorm layer."""
+class Fold(NamedTuple):
+    """A convolution, the BatchNorm that alone reads it, and the ReLU that alone reads that, where there is one.
 
-    count: int
-    by_layer: dict[int, Moments] = field(default_factory=dict)
+    alone: the ReLU's output goes to one convolution and nowhere else, so its gradient may be written over.
+    """
+
+    conv: nn.Conv2d
+    norm: nn.BatchNorm2d
+    act: nn.ReLU | None
+    alone: bool
+
+
+NEAR_ZERO = 0.1
+"""A channel whose gamma is less than this share of beta says little about z behind BatchNorm: it keeps the plain form."""
+
+
+def halves(norm: nn.BatchNorm2d) -> tuple[tuple, tuple]:
+    r"""BatchNorm as two affine maps: one for the convolution before it, and what is left behind the moments.
+
+    .. math:: u = a z + b, \quad y = c u + d, \qquad
+              (a, b, c, d) = \begin{cases} (\gamma / s,\; \beta - \gamma \mu / s,\; 1,\; 0) & |\gamma| \ge 0.1 |\beta| \\
+              (1 / s,\; -\mu / s,\; \gamma,\; \beta) & \text{else} \end{cases}
+
+    with :math:`s = \sqrt{\sigma^2 + \epsilon}`. The divergence of u's moments is that of z's, for it does not change
+    under an affine map of the channel.
+
+    Returns:
+        (a, b), (c, d): [1, C, 1, 1] each; (None, None) where every c is one.
+    """
+    scale, shift = affine(norm)
+    if norm.weight is None:
+        return (scale, shift), (None, None)
+    gamma, beta = _row(norm.weight.detach()), _row(norm.bias.detach())
+    near = (gamma.abs() < NEAR_ZERO * beta.abs()) | (gamma == 0)
+    if not near.any():
+        return (scale, shift), (None, None)
+    plain = _row((norm.running_var + norm.eps).rsqrt())
+    first = torch.where(near, plain, scale), torch.where(near, -_row(norm.running_mean) * plain, shift)
+    return first, (torch.where(near, gamma, 1.0), torch.where(near, beta, 0.0))
+
+
+class Captured:
+    """Filled by every forward pass under `capture`: the moments of each BatchNorm layer's input z.
+
+    Args:
+        maps: a layer's (a, b), [C] each, where u = a z + b was measured in place of z.
+    """
+
+    def __init__(self, maps: list[tuple[torch.Tensor, torch.Tensor]]):
+        self.by_layer: dict[int, Moments] = {}
+        self.sizes = [len(scale) for scale, _ in maps]
+        self.scale, self.shift = (torch.cat(values) for values in zip(*maps))
 
     @property
     def moments(self) -> list[Moments]:
         """In the order of `layers(model)`; they carry gradients to the input."""
-        if len(self.by_layer) != self.count:
-            raise DataFreeError(_unreached(self.count - len(self.by_layer), self.count))
-        return [self.by_layer[i] for i in range(self.count)]
+        count = len(self.sizes)
+        if len(self.by_layer) != count:
+            raise DataFreeError(_unreached(count - len(self.by_layer), count))
+        mean, var = joined([self.by_layer[i] for i in range(count)])
+        mean, var = (mean - self.shift) / self.scale, var / self.scale.square()  # of z = (u - b) / a
+        return [Moments(*pair) for pair in zip(mean.split(self.sizes), var.split(self.sizes))]
+
+
+def side_by_side(measured: list[Moments], reference: list[Moments]) -> tuple[torch.Tensor, ...]:
+    """mu_hat, var_hat, mu, var of the channels of all layers in one row; DataFreeError where the layers differ."""
+    widths = [[len(mean) for mean, _ in moments] for moments in (measured, reference)]
+    if widths[0] != widths[1]:
+        raise DataFreeError(f"moments of layers with {widths[0]} channels were compared with some of {widths[1]}.")
+    return *joined(measured), *joined(reference)
+
+
+def joined(moments: list[Moments]) -> Moments:
+    """The channels of all layers in one row."""
+    return Moments(*(torch.cat(values) for values in zip(*moments)))
 
 
 @contextmanager
-def capture(model: nn.Module) -> Iterator[Captured]:
+def patched(forwards: dict[nn.Module, Callable]) -> Iterator[None]:
+    """Within the block these modules compute what they are given here; their own forward is back afterwards."""
+    try:
+        for module, forward in forwards.items():
+            module.forward = forward
+        yield
+    finally:
+        for module in forwards:
+            module.__dict__.pop("forward", None)
+
+
+def folded_conv(conv: nn.Conv2d, scale: torch.Tensor, shift: torch.Tensor) -> Callable:
+    """The forward of a convolution followed by an affine map of its channels, [1, C, 1, 1] both."""
+    weight = conv.weight.detach() * scale.view(-1, 1, 1, 1)
+    bias = shift.flatten() if conv.bias is None else torch.addcmul(shift.flatten(), conv.bias.detach(), scale.flatten())
+    return lambda x: conv._conv_forward(x, weight, bias)
+
+
+@contextmanager
+def capture(model: nn.Module, folds: Iterable[Fold] = (), after_sums: Iterable[nn.ReLU] = ()) -> Iterator[Captured]:
     """Within the block, every forward pass leaves the moments of each BatchNorm input in the yielded object.
 
-    BatchNorm computes as in evaluation mode, in one sweep with its moments; parameters get no gradient.
+    BatchNorm computes as in evaluation mode, in one function with its moments; parameters get no gradient.
     Nothing in the model's state changes, and its forward methods are put back at the end.
+
+    Args:
+        folds: what of the model is computed with BatchNorm inside the convolution (`folding.folds`): faster, and equal
+            within rounding, but what leaves these convolutions is another thing.
+        after_sums: these work in place.
     """
     found = [layer for _, layer in layers(model)]
-    seen = Captured(len(found))
+    by_norm, maps = {fold.norm: fold for fold in folds}, []
+    forwards: dict[nn.Module, Callable] = {act: torch.relu_ for act in after_sums}
 
-    def forward_of(i: int, layer: nn.BatchNorm2d):
-        scale, shift = affine(layer)
-
+    def moments_of(i: int, scale, shift, relu: bool, alone: bool):
         def forward(z):
-            y, mu_hat, var_hat = BatchNormWithMoments.apply(z, scale, shift)
+            y, mu_hat, var_hat = BatchNormWithMoments.apply(z, scale, shift, relu, alone)
             seen.by_layer[i] = Moments(mu_hat, var_hat)
             return y
 
         return forward
 
-    try:
-        with frozen(model):
-            for i, layer in enumerate(found):
-                layer.forward = forward_of(i, layer)
-            yield seen
-    finally:
-        for layer in found:
-            layer.__dict__.pop("forward", None)
+    for i, norm in enumerate(found):
+        fold = by_norm.get(norm)
+        one = torch.ones_like(norm.running_mean), torch.zeros_like(norm.running_mean)
+        inner, outer = halves(norm) if fold else (one, affine(norm))
+        maps.append(tuple(value.flatten() for value in inner))
+        relu, alone = (fold.act is not None, fold.alone) if fold else (False, False)
+        forwards[norm] = moments_of(i, *outer, relu, alone)
+        if fold:
+            forwards[fold.conv] = folded_conv(fold.conv, *inner)
+            forwards |= {fold.act: lambda x: x} if fold.act else {}
+    seen = Captured(maps)
+    with frozen(model), patched(forwards):
+        yield seen
 
 
 @torch.no_grad()
@@ -253,7 +359,9 @@ def group_divergences(
     count = len(moments[0][0])
     if not 1 <= size <= count:
         raise DataFreeError(f"groups of {size} cannot be drawn from {count} images; give a size from 1 to {count}.")
-    order = torch.arange(count) if generator is None else torch.randperm(count, generator=generator)
+    order = torch.arange(count, device="cpu")
+    if generator is not None:
+        order = torch.randperm(count, generator=generator, device=generator.device)
     index = order[: count // size * size].view(-1, size)
     layer_values = []
     # [groups, C]: moments of a group are means of its images' moments
@@ -264,19 +372,24 @@ def group_divergences(
     return torch.stack(layer_values).mean(0)
 
 
-def mean_divergence(measured: list[Moments], reference: list[Moments], loss=bns_divergence, **options) -> torch.Tensor:
+def mean_divergence(
+    measured: list[Moments], reference: list[Moments], loss=bns_divergence, *, summed: bool = False, **options
+) -> torch.Tensor:
     r"""J_KL: mean over channels, then over the N BatchNorm layers (The Knowledge Within, eq. 3).
 
     .. math:: J_{KL} = \frac1N \sum_{l=1}^{N} \frac1{C_l}\sum_{c=1}^{C_l} \mathrm{BNS}_{l,c}
 
     Args:
         measured, reference: one (mean, variance) pair a layer.
-        loss: `bns_divergence` or `moment_mse`.
+        loss: `bns_divergence`, `moment_mse`, or another that treats every channel by itself.
+        summed: add up the channels of a layer, in place of their mean.
         options: handed to `loss`.
     Returns:
         a scalar, nats for the divergence. Book: {ref}`kw-jkl`.
     """
-    return torch.stack([loss(*m, *r, **options).mean() for m, r in zip(measured, reference)]).mean()
+    weights = [1 / len(reference) if summed else 1 / (len(reference) * len(mu)) for mu, _ in reference]
+    share = torch.cat([mu.new_full((len(mu),), weight) for weight, (mu, _) in zip(weights, reference)])
+    return loss(*side_by_side(measured, reference), **options) @ share
 
 
 def j_kl(model: nn.Module, images: ImageSet, batch: int | None = None) -> float:

@@ -5,7 +5,7 @@ Distillation, Feature Regression, layer-wise training and the baselines differ i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Literal
 
@@ -16,7 +16,8 @@ from torch import nn
 
 from ..config import Precision
 from ..data.images import ImageSet, random_crop_and_mirror
-from .hooks import evaluating, frozen
+from .folding import folded
+from .hooks import evaluating
 from .optimization import FitConfig, fit
 
 Extra = Callable[[], torch.Tensor]
@@ -73,8 +74,12 @@ class Batches:
         """Which images come next."""
         count = len(self.images)
         if self.replacement:
-            return torch.randint(0, count, (self.size,), generator=self.generator)
-        return slice(None) if count <= self.size else torch.randperm(count, generator=self.generator)[: self.size]
+            return torch.randint(0, count, (self.size,), generator=self.generator, device="cpu")
+        return (
+            slice(None)
+            if count <= self.size
+            else torch.randperm(count, generator=self.generator, device="cpu")[: self.size]
+        )
 
     def __call__(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Images [size, C, H, W] and their labels."""
@@ -104,13 +109,15 @@ def train_student(
     student: nn.Module, loss: Callable[..., torch.Tensor], config: FitConfig, *, draw: Callable[[], Sequence] = tuple,
     teacher: nn.Module | None = None, batchnorm: BatchNormMode = "frozen", parameters: Sequence[nn.Parameter] | None = None,
     extra: Extra | None = None, watch: Callable[[int], None] | None = None, what: str = "training", progress: bool = True,
+    looked_at: Collection[str] = (),
 ) -> list[float]:  # fmt: skip
     """Train `student` in place; all modes and flags are as before afterwards.
 
     Args:
         loss: of the batch that `draw` gives, a scalar with gradients to the student.
         draw: the arguments of `loss`; default: none, for a loss that draws by itself.
-        teacher: frozen meanwhile.
+        teacher: frozen meanwhile, with BatchNorm inside its convolutions (`folding.folded`).
+        looked_at: convolutions of the teacher whose outputs the loss reads; they stay as they are.
         batchnorm: what the BatchNorm layers of the student do; the rest of it is in evaluation mode.
         parameters: what is trained; default: all that require gradients.
         extra: one more loss, added in every step.
@@ -123,6 +130,10 @@ def train_student(
         value = loss(*draw())
         return value + extra() if extra else value
 
-    with batchnorm_mode(student, batchnorm), frozen(teacher) if teacher else nullcontext(), torch.enable_grad():
+    with (
+        batchnorm_mode(student, batchnorm),
+        folded(teacher, looked_at) if teacher else nullcontext(),
+        torch.enable_grad(),
+    ):
         trained = [p for p in student.parameters() if p.requires_grad] if parameters is None else parameters
         return fit(trained, draw_loss, config, before=watch, what=what, progress=progress)

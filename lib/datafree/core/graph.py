@@ -222,6 +222,25 @@ class Graph:
             kind = "conv" if module.groups == 1 else "depthwise" if single else "grouped"
         return Layer(name, kind, *sizes, norm.target if norm else None, act)
 
+    def _act_module(self, node: fx.Node | None) -> nn.Module | None:
+        """The node's activation, where it is a module that runs once."""
+        known = node is not None and self.roles[node] == "act" and node.op == "call_module"
+        return self.modules[node.target] if known and self.uses[node.target] == 1 else None
+
+    def act_behind(self, name: str) -> tuple[nn.Module | None, bool]:
+        """The activation that alone reads the BatchNorm behind a layer, and whether one convolution alone reads that."""
+        norm = self.layer(name).norm
+        node = self._reader(self.node_of[norm]) if norm else None
+        act = self._act_module(node)
+        following = next(iter(node.users)) if act is not None and len(node.users) == 1 else None
+        alone = following is not None and following.op == "call_module"
+        return act, alone and isinstance(self.modules[following.target], nn.Conv2d)
+
+    def acts_behind_sums(self) -> list[nn.Module]:
+        """Activations that alone read the sum of two maps."""
+        sums = [node for node in self.nodes if self.roles[node] == "sum" and len(node.users) == 1]
+        return [act for node in sums if (act := self._act_module(next(iter(node.users)))) is not None]
+
     def _next(self, name: str) -> Pair | None:
         """The one layer that reads all channels of `name`, and what lies between."""
         start = self.node_of[name]

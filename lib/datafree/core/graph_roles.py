@@ -12,13 +12,13 @@ from typing import Any
 
 from torch import fx, nn
 
-from ..networks.blocks import Normalize, PadShortcut
+from ..networks.blocks import CappedReLU, Normalize, PadShortcut
 
 ACTIVATIONS = {
     nn.ReLU: "relu", nn.ReLU6: "relu6", nn.LeakyReLU: "leaky_relu", nn.PReLU: "prelu", nn.SiLU: "silu",
     nn.Hardswish: "hardswish", nn.Hardtanh: "hardtanh", nn.Hardsigmoid: "hardsigmoid", nn.Sigmoid: "sigmoid",
     nn.Tanh: "tanh", nn.GELU: "gelu", nn.ELU: "elu", nn.SELU: "selu", nn.CELU: "celu", nn.Mish: "mish",
-    nn.Softplus: "softplus", nn.Softsign: "softsign", nn.LogSigmoid: "logsigmoid",
+    CappedReLU: "capped_relu", nn.Softplus: "softplus", nn.Softsign: "softsign", nn.LogSigmoid: "logsigmoid",
 }  # fmt: skip
 """Elementwise modules. Functions and methods of the same names count too, in place or not."""
 
@@ -45,7 +45,7 @@ class Tracer(fx.Tracer):
 
     def __init__(self, whole: tuple[type[nn.Module], ...] = ()):
         super().__init__()
-        self.whole = (Normalize, PadShortcut, *whole)
+        self.whole = (CappedReLU, Normalize, PadShortcut, *whole)
 
     def is_leaf_module(self, module: nn.Module, qualified_name: str) -> bool:
         return isinstance(module, self.whole) or super().is_leaf_module(module, qualified_name)

@@ -74,7 +74,7 @@ def output_hooks(
 def feature_hooks(model: nn.Module, names: Iterable[str]) -> Iterator[list[torch.Tensor]]:
     """Within the block every forward pass leaves the outputs of the named modules in the yielded list, in their order."""
     names = tuple(names)
-    seen: list[torch.Tensor] = [torch.empty(0)] * len(names)
+    seen: list[torch.Tensor] = [torch.empty(0, device="cpu")] * len(names)
 
     def keep(name, _x, y):
         for place in [i for i, other in enumerate(names) if other == name]:
@@ -91,6 +91,12 @@ def masked_gradients(pairs: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> Iter
         for tensor, mask in pairs:
             hooks.enter_context(tensor.register_hook(lambda gradient, mask=mask: gradient * mask))
         yield
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where the network's values lie; the processor for one that has none."""
+    values = (tensor.device for tensors in (model.parameters(), model.buffers()) for tensor in tensors)
+    return next(values, torch.device("cpu"))
 
 
 # Modes --------------------------------------------------------------------------------------------------------------
@@ -139,7 +145,7 @@ def uses_of(model: nn.Module, names: Iterable[str], shape: Shape = (3, 32, 32)) 
         return tuple(value.shape) if isinstance(value, torch.Tensor) else ()
 
     with output_hooks(model, names, lambda name, x, y: uses.append(Use(name, size(x), size(y)))), evaluating(model):
-        model(torch.zeros(1, *shape))
+        model(torch.zeros(1, *shape, device=device_of(model)))
     return uses
 
 

@@ -17,6 +17,8 @@ from torch import nn
 
 from ..networks.blocks import normalization
 from . import batchnorm
+from .folding import plan
+from .hooks import device_of
 from .optimization import FitConfig, fit
 from .precision import autocast
 
@@ -56,7 +58,7 @@ def optimize_images(
     Returns:
         the loss of every step.
     """
-    with batchnorm.capture(model) as seen:
+    with batchnorm.capture(model, *plan(model)) as seen:
 
         def draw_loss() -> torch.Tensor:
             x = view(images) if view else images
@@ -78,7 +80,8 @@ def images_from_noise(
     Returns:
         the images, in the units of the network's input and not clipped, and the loss of every step.
     """
-    noise = torch.randn(count, *shape, generator=torch.Generator().manual_seed(seed)).requires_grad_()
+    noise = torch.randn(count, *shape, generator=torch.Generator().manual_seed(seed), device="cpu")
+    noise = noise.to(device_of(model)).requires_grad_()
     history = optimize_images(
         model, noise, loss, config, view=lambda x: unnormalize(x, model), bf16=bf16, what=what, progress=progress
     )

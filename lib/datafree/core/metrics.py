@@ -7,7 +7,7 @@ from torch import nn
 
 from ..data.images import ImageSet
 from ..errors import DataFreeError
-from .hooks import evaluating
+from .hooks import device_of, evaluating
 from .precision import autocast
 
 
@@ -151,4 +151,4 @@ def mean_iou(model: nn.Module, scenes: ImageSet, batch: int = 100, bf16: bool = 
 def count_classes(model: nn.Module, shape: tuple[int, int, int]) -> int:
     """Number of outputs of the network on one image."""
     with evaluating(model):
-        return model(torch.zeros(1, *shape)).shape[1]
+        return model(torch.zeros(1, *shape, device=device_of(model))).shape[1]

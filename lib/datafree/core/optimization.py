@@ -46,7 +46,7 @@ def _optimizer(parameters: Sequence[torch.Tensor], config: FitConfig) -> torch.o
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
     if config.optimizer == "adam":
-        return torch.optim.Adam(groups, lr=config.rate, betas=(config.momentum, config.beta2))
+        return torch.optim.Adam(groups, lr=config.rate, betas=(config.momentum, config.beta2), fused=True)
     return torch.optim.SGD(groups, lr=config.rate, momentum=config.momentum, nesterov=config.momentum > 0)
 
 

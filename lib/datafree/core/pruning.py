@@ -72,7 +72,7 @@ def choose(by_layer: Mapping[str, torch.Tensor], ratio: float, scope: str = "lay
     relative = {name: s / s.mean().clamp_min(torch.finfo(s.dtype).tiny) for name, s in by_layer.items()}
     # all layers in one row; then cut it back into layers
     together = torch.cat(list(relative.values()))
-    kept = torch.zeros(len(together), dtype=torch.bool)
+    kept = torch.zeros_like(together, dtype=torch.bool)
     kept[keep_largest(together, kept_count(len(together), ratio))] = True
     parts = kept.split([len(s) for s in relative.values()])
     return {
@@ -111,7 +111,7 @@ def cut_inputs(layer: nn.Conv2d | nn.Linear, keep: torch.Tensor, positions: int 
     """Leave only the input channels `keep`; a linear layer has `positions` columns for each."""
     if isinstance(layer, nn.Linear):
         # channel c has the columns c P to (c + 1) P - 1
-        columns = (keep[:, None] * positions + torch.arange(positions)).flatten()
+        columns = (keep[:, None] * positions + torch.arange(positions, device=keep.device)).flatten()
         _cut(layer, "weight", columns, 1)
         layer.in_features = len(columns)
         return
@@ -194,7 +194,7 @@ def _check_share(share: float) -> None:
 
 def _largest(score: torch.Tensor, density: float) -> torch.Tensor:
     """True at the `density` share of the values with the largest magnitude."""
-    mask = torch.zeros(score.numel(), dtype=torch.bool)
+    mask = torch.zeros(score.numel(), dtype=torch.bool, device=score.device)
     # ties go to the first values, so that the share is exact
     mask[keep_largest(score.abs().flatten(), round(density * score.numel()))] = True
     return mask.view(score.shape)

@@ -55,7 +55,9 @@ def jpeg(images: ImageSet, quality: int) -> ImageSet:
 
 def greyscale(images: ImageSet) -> ImageSet:
     """Three equal channels of luma (ITU-R BT.601: 0.299 R + 0.587 G + 0.114 B)."""
-    luma = (images.floats() * torch.tensor((0.299, 0.587, 0.114)).view(1, 3, 1, 1)).sum(1, keepdim=True)
+    luma = (
+        images.floats() * images.pixels.new_tensor((0.299, 0.587, 0.114), dtype=torch.float32).view(1, 3, 1, 1)
+    ).sum(1, keepdim=True)
     return replace(images, pixels=luma.expand(-1, 3, -1, -1).contiguous(), name=f"{images.name}, grey")
 
 
@@ -88,5 +90,5 @@ def _bytes(images: ImageSet) -> torch.Tensor:
 
 def _through_jpeg(image: torch.Tensor, quality: int) -> torch.Tensor:
     buffer = io.BytesIO()
-    Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()).save(buffer, "JPEG", quality=quality)
-    return torch.from_numpy(np.asarray(Image.open(buffer)).copy()).permute(2, 0, 1)
+    Image.fromarray(image.permute(1, 2, 0).contiguous().cpu().numpy()).save(buffer, "JPEG", quality=quality)
+    return torch.from_numpy(np.asarray(Image.open(buffer)).copy()).permute(2, 0, 1).to(image.device)

@@ -30,7 +30,8 @@ class ImageSet:
         return len(self.pixels)
 
     def __getitem__(self, index) -> ImageSet:
-        index = torch.as_tensor([index]) if isinstance(index, int) else index
+        index = torch.as_tensor([index], device="cpu") if isinstance(index, int) else index
+        index = index.to(self.pixels.device) if isinstance(index, torch.Tensor) else index
         return replace(self, pixels=self.pixels[index], labels=self.labels[index])
 
     def to(self, device) -> ImageSet:
@@ -66,7 +67,8 @@ class ImageSet:
                 raise DataFreeError(
                     f"'{self.name}' has {len(index)} images of class '{self.classes[label]}', {count} were asked for."
                 )
-            chosen.append(index[torch.randperm(len(index), generator=generator)[:count]])
+            order = torch.randperm(len(index), generator=generator, device="cpu").to(index.device)
+            chosen.append(index[order[:count]])
         return self[torch.cat(chosen).sort().values]
 
 
@@ -87,7 +89,7 @@ def generated(images: torch.Tensor, name: str, labels: torch.Tensor | None = Non
         labels: default: -1, none.
         classes: how many there are, one for each output of a network; never fewer than the labels need.
     """
-    labels = torch.full((len(images),), -1) if labels is None else labels
+    labels = torch.full((len(images),), -1, device=images.device) if labels is None else labels
     count = max(classes, max(labels.tolist(), default=-1) + 1)
     return ImageSet(images.detach(), labels, [str(k) for k in range(count)], name)
 
@@ -118,16 +120,17 @@ def random_crop_and_mirror(
     h, w = size or whole
     padded = F.pad(x, (pad, pad, pad, pad), mode="reflect")
     # corner of the crop in the padded image
+    here = generator.device
     dy, dx = (
-        torch.randint(0, side - kept + 2 * pad + 1, (n, 1), generator=generator)
+        torch.randint(0, side - kept + 2 * pad + 1, (n, 1), generator=generator, device=here)
         for side, kept in zip(whole, (h, w), strict=True)
     )
-    flip = torch.rand(n, 1, generator=generator) < 0.5
-    columns = torch.arange(w).expand(n, w)
-    columns = torch.where(flip, columns.flip(1), columns) + dx
-    rows = torch.arange(h).expand(n, h) + dy
+    flip = torch.rand(n, 1, generator=generator, device=here) < 0.5
+    columns = torch.arange(w, device=here).expand(n, w)
+    columns = (torch.where(flip, columns.flip(1), columns) + dx).to(x.device)
+    rows = (torch.arange(h, device=here).expand(n, h) + dy).to(x.device)
     # one gather for the whole batch: image, row, column
-    index = torch.arange(n).view(n, 1, 1)
+    index = torch.arange(n, device=x.device).view(n, 1, 1)
     return padded.permute(0, 2, 3, 1)[index, rows.unsqueeze(2), columns.unsqueeze(1)].permute(0, 3, 1, 2)
 
 

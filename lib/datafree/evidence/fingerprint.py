@@ -50,6 +50,11 @@ def fingerprint_of(notebook: str, config: Strict) -> str:
     return fingerprint(notebook, {name: portable(value) for name, value in config.model_dump().items()})
 
 
+def is_stale(entry: dict[str, Any]) -> bool:
+    """Whether what the run of a record depends on is not what it is today."""
+    return not entry["fingerprint"] or entry["fingerprint"] != fingerprint(entry["notebook"], entry["parameters"])
+
+
 def module_hash(module: str) -> str:
     """Another value where the code changed that a module of the library may run; docstrings and comments do not count."""
     parts = _code_of(name for name in closure([module]) if not _reports(name))

@@ -19,7 +19,7 @@ from ..config import suggestion
 from ..errors import DataFreeError
 from . import claims, record
 from .criteria import Criterion, Missing, Run, load
-from .fingerprint import fingerprint
+from .fingerprint import is_stale
 from .notebook_text import notebooks, targets
 from .verdict import SCALES, Effect, Interval, Verdict, disagreement, headline, judge
 
@@ -76,11 +76,6 @@ def commit(entry: dict[str, Any]) -> str:
 def place(entry: dict[str, Any]) -> str:
     """Where a record lies in the book: records/PROFILE/NOTEBOOK/seedK.json."""
     return f"records/{entry['profile']}/{entry['notebook']}/seed{entry['seed']}.json"
-
-
-def is_stale(entry: dict[str, Any]) -> bool:
-    """Whether what the record's run depends on is not what it is today."""
-    return not entry["fingerprint"] or entry["fingerprint"] != fingerprint(entry["notebook"], entry["parameters"])
 
 
 class _Stale(dict):

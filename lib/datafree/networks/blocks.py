@@ -47,6 +47,17 @@ class PadShortcut(nn.Module):
         return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.before, self.after))
 
 
+class CappedReLU(nn.Module):
+    """max(0, x), and no more than the channel's own cap [C]: what ReLU6 is to a channel that was divided by s, with 6/s."""
+
+    def __init__(self, cap: torch.Tensor):
+        super().__init__()
+        self.register_buffer("cap", cap.clone())
+
+    def forward(self, x):
+        return torch.minimum(x.relu(), self.cap.view(1, -1, *[1] * (x.ndim - 2)))
+
+
 class BasicBlock(nn.Module):
     """conv-BN-ReLU-conv-BN, add the shortcut, ReLU.
 

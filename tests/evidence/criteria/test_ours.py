@@ -7,7 +7,10 @@ from datafree.evidence.criteria import CRITERIA, Missing, Run, ours
 
 METRICS = {
     "expected_against_drawn": {"drawn": [75.0, 76.0], "expected": 75.2},
-    "ablation": {"global, before fusion": [88.0, 80.0], "global, fused": [87.0, 60.0]},
+    "global_pruning_by_form": {
+        name: {"before fusion": [88.0, 80.0], "fused": [87.0, 60.0]} for name in ("one", "two", "slim_vgg")
+    },
+    "table": [{"network": name, "bits": 3, "ours": 50.0, "DFQ": 20.0} for name in ("one", "two")],
     "top1_by_share": {
         "shares": [0.3, 0.5, 0.7],
         "by l2 norm": {
@@ -36,7 +39,10 @@ NORM = ("top1_by_share", "by l2 norm")
 # statement -> changes (path, value) of the run above, each of which takes a part of it away
 WRONG = {
     "own-expected-layer-loss": [("expected_against_drawn", "expected", 70.0)],
-    "own-fusion-costs-global-pruning": [("ablation", "global, fused", [90.0, 81.0])],
+    "own-fusion-costs-global-pruning": [
+        ("global_pruning_by_form", name, "fused", [90.0, 81.0]) for name in ("one", "two", "slim_vgg")
+    ],
+    "own-three-bits": [("table", k, "DFQ", 45.0) for k in (0, 1)],
     "own-gaussian": [(*NORM, rival, k, 90.0) for rival in ("closed form", "Neuron Merging") for k in (0, 1)],
     "own-images": [(*NORM, "Neuron Merging", k, 83.0) for k in (0, 1)]
     + [(*NORM, "real images", k, 90.0) for k in (0, 1)],
@@ -55,7 +61,7 @@ MINE = {name: found for name, found in CRITERIA.items() if found.check.__module_
 def run(*change, steps=400):
     """A run with one value changed."""
     metrics = changed(METRICS, *change)
-    parameters = {"test_images": 10_000, "steps": steps}
+    parameters = {"test_images": 10_000, "steps": steps, "model": "one", "second": "two"}
     return Run({"seed": 0, "profile": "reduced", "parameters": parameters, "metrics": metrics})
 
 

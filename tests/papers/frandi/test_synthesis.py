@@ -42,7 +42,7 @@ class TestStatisticsLoss:
         assert synthesis.statistics_loss(dead, [(torch.zeros(2), torch.ones(2))]).isfinite()
 
     def test_layers_must_match(self):
-        with pytest.raises(ValueError):
+        with pytest.raises(DataFreeError, match="were compared with"):
             synthesis.statistics_loss(self.moments(0), self.moments(1)[:1])
 
 

@@ -1,11 +1,13 @@
 """Calibration on images, and the whole method."""
 
+import pytest
 import torch
 
 import datafree
 from datafree.core import quantized
 from datafree.data.images import generated
 from datafree.data.sources import load_images
+from datafree.errors import DataFreeError
 from datafree.networks.weights import load_network, state_hash
 from datafree.papers.knowledge_within import calibration, distillation, synthesis
 
@@ -50,6 +52,13 @@ def test_compress_distils_where_it_is_asked_to():
     assert taught.report["distillation_loss"] > 0 and "distillation_loss" not in plain.report
     assert not torch.equal(taught.model.conv1.inner.weight, plain.model.conv1.inner.weight)
     assert torch.equal(plain.model.conv1.inner.weight, net.conv1.weight)
+
+
+def test_noise_is_no_teacher_for_a_batchnorm_that_adapts():
+    schedule = distillation.DistillConfig(steps=2, batch=4)
+    config = calibration.KnowledgeWithin(scheme="gaussian", images=8, steps=1, batch=16, distillation=schedule)
+    with pytest.raises(DataFreeError, match="set distillation.batchnorm to frozen"):
+        datafree.compress(load_network("resnet20"), config)
 
 
 def test_ranges_measured_in_bf16_are_those_of_float_to_a_percent():

@@ -32,7 +32,8 @@ def student_of(net, images, bits=(4, 4)):
 
 
 def quick(**changes):
-    return distillation.DistillConfig(**({"steps": 2, "batch": 8, "rate": 1e-3, "precision": "float32"} | changes))
+    usual = {"steps": 2, "batch": 8, "rate": 1e-3, "precision": "float32", "batchnorm": "frozen"}
+    return distillation.DistillConfig(**(usual | changes))
 
 
 def test_feature_distance_sums_an_image_and_averages_over_images_and_layers():

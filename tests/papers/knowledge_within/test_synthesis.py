@@ -235,10 +235,19 @@ def test_made_images_have_a_class_for_each_output(net, tmp_path):
 
 
 def test_summing_over_channels_weighs_layers_by_their_width():
-    equal = (torch.zeros(8), torch.full((8,), 2.0), torch.zeros(8), torch.ones(8))
-    assert torch.allclose(
-        synthesis.DIVERGENCES["kl_sum"](*equal).mean(), 8 * synthesis.DIVERGENCES["kl"](*equal).mean()
-    )
+    made, kept = [[(torch.zeros(width), torch.full((width,), v)) for width in (8, 2)] for v in (2.0, 1.0)]
+    one = batchnorm.bns_divergence(*made[1], *kept[1])[0]
+    torch.testing.assert_close(batchnorm.mean_divergence(made, kept), one)
+    torch.testing.assert_close(batchnorm.mean_divergence(made, kept, summed=True), (8 + 2) / 2 * one)
+
+
+@pytest.mark.parametrize(("side", "size", "sigma"), [(8, 3, 1.0), (32, 5, 0.375), (9, 7, 2.0)])
+def test_the_blur_by_matrices_is_the_blur_by_convolution(side, size, sigma):
+    x, kernel = torch.rand(3, 3, side, side, requires_grad=True), synthesis.gaussian_kernel(size, sigma)
+    plain = synthesis.smoothness(x, kernel)
+    fast = synthesis.fast_smoothness(x, synthesis.blur_matrix(kernel, side).T)
+    torch.testing.assert_close(fast, plain)
+    torch.testing.assert_close(*(torch.autograd.grad(value, x)[0] for value in (fast, plain)))
 
 
 def test_targets_are_drawn_from_all_outputs_of_the_network(net):

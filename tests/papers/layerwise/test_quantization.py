@@ -85,7 +85,7 @@ def test_pixels_set_the_range_of_the_first_layer_only():
 def test_setting_ranges_again_after_the_correction_changes_nothing():
     net = uneven_network(double=False)
     wiring = trace(net)
-    ready, moments = quantization.equalized(net, wiring, config())
+    ready, moments, _ = quantization.equalized(net, wiring, config())
     student = quantization.rounded(ready, wiring, config(weight_bits=4))
     quantization.set_ranges(student, wiring, moments, config())
     before = [b.clone() for n, b in student.named_buffers() if n.endswith(("low", "high"))]
@@ -159,3 +159,30 @@ def test_inputs_rounded_behind_the_buffers_are_what_caps_give():
     with torch.no_grad():
         a, b = caps(x), student(x)
     assert (a - b).norm() / b.norm() < 0.05, "up to values that lie on the border of two levels"
+
+
+@pytest.mark.parametrize("absorb", [False, True])
+def test_caps_keep_the_function_and_lose_little_at_many_bits(absorb):
+    """No buffer is left; absorption moves caps and means down together."""
+    net = uneven_network(nn.ReLU6, double=False)
+    settings = config(inputs="caps", absorb=absorb, weight_bits=16, act_bits=16, ranges="extremes", samples=4000)
+    ready = quantization.equalized(net, trace(net), settings)
+    assert not any(isinstance(m, equalization.BufferedLayer | nn.ReLU6) for m in ready.model.modules())
+    x = torch.rand(4, 3, 16, 16)
+    with torch.no_grad():
+        wanted, got = net(x), ready.model(x)
+        rounded = quantization.compress(net, settings)[0](x)
+    assert (got - wanted).norm() / wanted.norm() < (0.3 if absorb else 1e-5)
+    assert (rounded - got).norm() / got.norm() < 0.3
+
+
+def test_a_cap_moves_down_with_what_is_absorbed():
+    net = uneven_network(nn.ReLU6, double=False)
+    net[1].bias.data.fill_(4.0), net[1].weight.data.fill_(0.1)  # three deviations below the mean stay above zero
+    caps = {}
+    for absorb in (False, True):
+        ready = quantization.equalized(net, trace(net), config(inputs="caps", absorb=absorb))
+        caps[absorb] = ready.model.get_submodule("2").cap
+        with torch.no_grad():
+            caps[absorb, "value"] = ready.model[:3](torch.rand(4, 3, 16, 16)).amin()
+    assert (caps[True] < caps[False]).all() and (caps[True] > 0).all() and caps[True, "value"] >= 0

@@ -20,6 +20,7 @@ from typing import Any
 
 from ...config import suggestion
 from ...errors import DataFreeError
+from ..fingerprint import is_stale
 from ..measured import Measured, accuracy, accuracy_without_images, mean, unpack
 from ..verdict import Effect, above, below, within
 
@@ -117,9 +118,13 @@ class Criterion:
     statement: str = ""
 
     def effects(self, run: Run) -> dict[str, Effect]:
-        """Part -> effect of one run; Missing where the run lacks something."""
+        """Part -> effect of one run; Missing where the run lacks something, or kept it in an earlier form of the chapter."""
         try:
             found = self.check(run)
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+            if "fingerprint" not in run.record or not is_stale(run.record):
+                raise
+            raise Missing(f"its chapter keeps what is asked for in another form today ({error}).") from None
         except ZeroDivisionError:
             raise Missing(
                 "a share of nothing was asked for: what the criterion divides by is zero in this run."

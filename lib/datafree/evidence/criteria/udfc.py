@@ -119,7 +119,7 @@ def _by_network(run: Run) -> dict[str, Measured]:
     return {label: _gain(run, "networks_30", name) for label, name in names.items()}
 
 
-@criterion("ud-c10", chapter=CHAPTER, unit="points", stand_in=f"{OURS}, small networks on CIFAR-10, none on ImageNet")
+@criterion("ud-c10", chapter=CHAPTER, unit="points", stand_in=f"{OURS}, networks of CIFAR-10, none on ImageNet")
 def gains_on_every_architecture(run):
     """Introduction: the closed form gains over no repair on each of several architectures."""
     return {name: above(gain) for name, gain in _by_network(run).items()}

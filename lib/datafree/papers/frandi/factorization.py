@@ -118,8 +118,9 @@ def spatial_svd(conv: nn.Conv2d, rank: int, parts: Parts | None = None) -> nn.Se
     (height, width), (down, across) = conv.kernel_size, conv.stride
     (top, left), (rows, columns) = conv.padding, conv.dilation
     i, o, root = conv.in_channels, conv.out_channels, parts.values[:rank].sqrt()
-    first = nn.Conv2d(i, rank, (height, 1), (down, 1), (top, 0), (rows, 1), bias=False)
-    second = nn.Conv2d(rank, o, (1, width), (1, across), (0, left), (1, columns), bias=conv.bias is not None)
+    here = {"device": conv.weight.device}
+    first = nn.Conv2d(i, rank, (height, 1), (down, 1), (top, 0), (rows, 1), bias=False, **here)
+    second = nn.Conv2d(rank, o, (1, width), (1, across), (0, left), (1, columns), bias=conv.bias is not None, **here)
     first.weight.data = (parts.left[:, :rank] * root).T.reshape(rank, i, height, 1).contiguous()
     second.weight.data = (root[:, None] * parts.right[:rank]).view(rank, o, 1, width).transpose(0, 1).contiguous()
     if conv.bias is not None:

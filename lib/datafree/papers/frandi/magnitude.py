@@ -34,7 +34,7 @@ class Pruner(compressible.CompressibleLayers):
             raise DataFreeError(
                 f"'{name}' has {full} weights, {count!r} were to stay; give a whole number from 1 to {full}."
             )
-        mask = torch.zeros(full, dtype=torch.bool)
+        mask = torch.zeros(full, dtype=torch.bool, device=self.order[name].device)
         mask[self.order[name][:count]] = True
         return mask.view(self.model.get_submodule(name).weight.shape)
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from ...core.distillation import Batches, StudentConfig, train_student
 from ...core.graph import trace
-from ...core.hooks import evaluating, feature_hooks
+from ...core.hooks import device_of, evaluating, feature_hooks
 from ...core.precision import autocast, uses_bf16
 from ...data.images import ImageSet
 from ...errors import DataFreeError
@@ -77,7 +77,7 @@ class _UnitDistance(torch.autograd.Function):
         distance = _length(difference) / other
         ctx.save_for_backward(difference, t)
         ctx.scale, ctx.distance = (1 / (length * other) if length else 0.0), max(distance, SAME)
-        return torch.tensor(distance, dtype=torch.promote_types(s.dtype, torch.float32))
+        return torch.tensor(distance, dtype=torch.promote_types(s.dtype, torch.float32), device=s.device)
 
     @staticmethod
     def backward(ctx, grad):
@@ -145,7 +145,7 @@ class Regression:
             fast_discrepancy if config.scope == "tensor" else partial(discrepancy, scope="sample")
         )
         self.layers = positions(teacher, layers, config.position)
-        self.bf16 = uses_bf16(config.precision)
+        self.bf16 = uses_bf16(config.precision, device_of(teacher))
         self.batches = Batches(images, config.batch, seed=config.seed, replacement=False)
         self.wanted = self._features(images) if len(images) <= max(self.KEPT, config.batch) else None
 
@@ -174,7 +174,7 @@ class Regression:
     def run(self, progress: bool = False) -> list[float]:
         """Train the student in place; returns the loss of every step."""
         return train_student(
-            self.student, self.loss, self.config, draw=self.draw, teacher=self.teacher, watch=self.watch,
+            self.student, self.loss, self.config, draw=self.draw, watch=self.watch,
             batchnorm=self.config.batchnorm, what="feature regression", progress=progress,
         )  # fmt: skip
 

@@ -83,15 +83,17 @@ class Sampler:
         saved = sum(s.macs if flops else s.weights for s in self.layers)
         self.rest = self.dense - saved
         self.slopes = torch.tensor(
-            [s.macs_per_rank if flops else s.weights_per_rank for s in self.layers], dtype=torch.float64
+            [s.macs_per_rank if flops else s.weights_per_rank for s in self.layers], dtype=torch.float64, device="cpu"
         )
-        self.unit = torch.tensor([s.weights / s.weights_per_rank for s in self.layers], dtype=torch.float64)
-        self.full = torch.tensor([s.full_rank for s in self.layers], dtype=torch.float64)
+        self.unit = torch.tensor(
+            [s.weights / s.weights_per_rank for s in self.layers], dtype=torch.float64, device="cpu"
+        )
+        self.full = torch.tensor([s.full_rank for s in self.layers], dtype=torch.float64, device="cpu")
 
     def draw(self) -> torch.Tensor:
         """Ranks [DRAWS, layers] whose kept shares are uniform in [r_min, r_max]."""
         low, high = self.config.range
-        share = torch.rand(self.DRAWS, len(self.layers), generator=self.generator, dtype=torch.float64)
+        share = torch.rand(self.DRAWS, len(self.layers), generator=self.generator, dtype=torch.float64, device="cpu")
         # shares of the weights as whole ranks, from 1 to the full one
         return torch.minimum(((low + (high - low) * share) * self.unit).round().clamp_min(1), self.full)
 
@@ -141,7 +143,7 @@ def discrepancies(
     Args:
         calibrated: with BatchNorm's statistics from the same images (figure 2b), else with the stored ones (2a).
     """
-    half = uses_bf16(precision)
+    half = uses_bf16(precision, images.pixels.device)
     wanted = outputs(factors.model, images, bf16=half)
     many = candidates.Candidates(factors, calibrated=calibrated, bf16=half)
     return many.scores(images, rows, lambda z: output_discrepancy(z, wanted).item())

@@ -50,8 +50,8 @@ def statistics_loss(
     Returns:
         a scalar in nats, zero where all statistics agree. Book: {ref}`fr-loss`.
     """
-    pairs = zip(measured, reference, strict=True)
-    return torch.stack([batchnorm.bns_divergence(*m, *r, reverse=not literal, eps=eps).sum() for m, r in pairs]).sum()
+    channels = batchnorm.side_by_side(measured, reference)
+    return batchnorm.bns_divergence(*channels, reverse=not literal, eps=eps).sum()
 
 
 def synthesize(
@@ -73,7 +73,7 @@ def synthesize(
         return value + config.size * x.flatten(1).norm(dim=1).sum() if config.size else value
 
     images, history = images_from_noise(
-        model, loss, config.images, shape, config, config.seed, what="synthesis", bf16=uses_bf16(config.precision),
+        model, loss, config.images, shape, config, config.seed, what="synthesis", bf16=uses_bf16(config.precision, reference[0].mean.device),
         progress=progress,
     )  # fmt: skip
     return generated(images, "FRanDI", classes=count_classes(model, shape)), history

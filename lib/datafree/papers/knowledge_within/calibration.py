@@ -11,9 +11,11 @@ from torch import nn
 
 from ...config import Precision, Strict
 from ...core import observers, quantized
+from ...core.hooks import device_of
 from ...core.precision import autocast, uses_bf16
 from ...core.register import Result, method
 from ...data.images import ImageSet, random_crop_and_mirror
+from ...errors import DataFreeError
 from .distillation import DistillConfig, distill
 from .synthesis import SCHEMES, Scheme, SynthesisConfig, image_set
 
@@ -44,7 +46,7 @@ def calibrate(student: nn.Module, images: ImageSet, config: KnowledgeWithin) -> 
     Nothing is rounded in these passes, so the ranges serve every bit width: see `quantized.set_bits`.
     """
     observer = partial(observers.ChunkAverageObserver, chunk=config.chunk)
-    with autocast(uses_bf16(config.precision)):
+    with autocast(uses_bf16(config.precision, device_of(student))):
         return quantized.calibrate(student, draws(images, config), observer)
 
 
@@ -52,7 +54,7 @@ def draws(images: ImageSet, config: KnowledgeWithin) -> Iterator[torch.Tensor]:
     """The batches of section 4.2: images drawn with replacement, each batch augmented anew."""
     generator = torch.Generator().manual_seed(config.seed)
     for _ in range(config.steps):
-        index = torch.randint(0, len(images), (config.batch,), generator=generator)
+        index = torch.randint(0, len(images), (config.batch,), generator=generator, device="cpu")
         x = images[index].floats()
         if config.augment:
             x = random_crop_and_mirror(x, generator).contiguous(memory_format=torch.channels_last)
@@ -64,6 +66,15 @@ def uncalibrated(model: nn.Module, config: KnowledgeWithin) -> nn.Module:
     return quantized.prepare(
         model, config.weight_bits, config.act_bits, edge_bits=config.edge_bits, per_channel=config.per_channel
     )
+
+
+def _refuse_noise_that_adapts(config: KnowledgeWithin) -> None:
+    taught = config.distillation
+    if taught and config.scheme == "gaussian" and taught.batchnorm == "running":
+        raise DataFreeError(
+            "BatchNorm that adapts to noise ruins the network; set distillation.batchnorm to frozen, or take other images "
+            "than those of the scheme gaussian."
+        )
 
 
 @method(
@@ -79,6 +90,7 @@ def compress(
     """Quantise `model` and calibrate it on `images`, or on images of `shape` that the model's own statistics make."""
     report = {"images": "given"}
     if images is None:
+        _refuse_noise_that_adapts(config)
         synthesis = SynthesisConfig(
             scheme=config.scheme, steps=config.synthesis_steps, copies=config.copies, seed=config.seed
         )

@@ -60,7 +60,7 @@ def fgsm(
     """
     if not 0 <= epsilon < float("inf"):
         raise DataFreeError(f"epsilon is {epsilon}; give a number of at least zero.")
-    step = epsilon * torch.as_tensor(scale, dtype=torch.float32).reshape(1, -1, 1, 1)
+    step = epsilon * torch.as_tensor(scale, dtype=torch.float32, device=images.pixels.device).reshape(1, -1, 1, 1)
     moved = images.floats() + step * direction
     return replace(images, pixels=moved.clamp_(0, 1) if clip else moved, name=f"{images.name}, FGSM {epsilon:g}")
 

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import nn
 
-from ...core.distillation import Batches, StudentConfig, output_divergence, train_student
-from ...core.hooks import feature_hooks, stages
+from ...core.distillation import Batches, BatchNormMode, StudentConfig, output_divergence, train_student
+from ...core.hooks import device_of, feature_hooks, stages
 from ...core.precision import autocast, uses_bf16
 from ...data.images import ImageSet
 from ...errors import DataFreeError
@@ -48,8 +48,8 @@ def mix(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     Args:
         images: [N, C, H, W]; the law of lambda is not given in the paper. Book: {ref}`kw-mix`.
     """
-    share = torch.rand(len(images), 1, 1, 1, generator=generator)  # lambda_i
-    other = torch.randperm(len(images), generator=generator)  # pi
+    share = torch.rand(len(images), 1, 1, 1, generator=generator, device=generator.device).to(images.device)  # lambda_i
+    other = torch.randperm(len(images), generator=generator, device=generator.device).to(images.device)  # pi
     return torch.lerp(images[other], images, share).contiguous(memory_format=torch.channels_last)
 
 
@@ -63,6 +63,7 @@ class DistillConfig(StudentConfig):
     reduction: Literal["sum", "mean"] = Field(
         "sum", description="of the IQ loss over the values of an image (not given)"
     )
+    batchnorm: BatchNormMode = Field("running", description="of the student; on noise it must be frozen (section 3.1)")
     mixing: bool = Field(True, description="in-batch mixing of the inputs (section 4.2)")
     augment: bool = Field(True, description="random crop and mirror of every drawn batch (section 4.2)")
 
@@ -73,7 +74,7 @@ class Distillation:
     def __init__(self, student: nn.Module, teacher: nn.Module, images: ImageSet, config: DistillConfig):
         self.student, self.teacher, self.config = student, teacher, config
         self.batches = Batches(images, config.batch, seed=config.seed, augment=config.augment)
-        self.bf16 = uses_bf16(config.precision)
+        self.bf16 = uses_bf16(config.precision, device_of(teacher))
         self.stages = stages(teacher, tuple(images.pixels.shape[1:])) if config.features else ()
         if config.objective == "cross_entropy" and (images.labels < 0).any():
             raise DataFreeError(f"'{images.name}' has no labels; cross entropy needs them, distillation (kl) does not.")
@@ -116,5 +117,5 @@ def distill(
     work = Distillation(student, teacher, images, config)
     return train_student(
         student, work.loss, config, draw=work.draw, teacher=teacher, batchnorm=config.batchnorm, watch=watch,
-        what="distillation", progress=progress,
+        what="distillation", progress=progress, looked_at=work.stages,
     )  # fmt: skip

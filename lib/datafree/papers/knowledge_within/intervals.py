@@ -15,7 +15,7 @@ from torch import nn
 from ...core import quantized
 from ...core.distillation import train_student
 from ...core.graph import Feed, Layer, trace
-from ...core.hooks import uses_of
+from ...core.hooks import device_of, uses_of
 from ...core.optimization import FitConfig
 
 
@@ -64,7 +64,10 @@ def draw_input(interval: Interval, model: nn.Module, batch: int, generator: torc
     height, width = sides if sides else (8, 8)  # a linear layer sees a mean over positions
 
     def leaf(feed: Feed) -> torch.Tensor:
-        noise = torch.randn(batch, feed.channels or channels, height, width, generator=generator)
+        noise = torch.randn(
+            batch, feed.channels or channels, height, width, generator=generator, device=generator.device
+        )
+        noise = noise.to(device_of(model))
         if feed.kind != "norm":
             return noise
         norm = model.get_submodule(feed.name)  # beta_j + |gamma_j| N(0, 1)

@@ -70,18 +70,13 @@ class SynthesisConfig(Strict):
         return tuple(w * u for w, u in zip((self.alpha, self.beta, self.gamma), uses))
 
 
-def _summed_over_channels(mu_hat, var_hat, mu, var):
-    """`bns_divergence` times the number of channels: its mean over channels is their sum."""
-    return len(mu) * batchnorm.bns_divergence(mu_hat, var_hat, mu, var)
-
-
 DIVERGENCES = {
     "kl": batchnorm.bns_divergence,
     "kl_reverse": partial(batchnorm.bns_divergence, reverse=True),
-    "kl_sum": _summed_over_channels,
+    "kl_sum": batchnorm.bns_divergence,
     "mse": batchnorm.moment_mse,
 }
-"""The readings of section 3.3, as losses on one layer's channels."""
+"""The readings of section 3.3, as losses of a channel; 'kl_sum' adds up a layer's channels, the others average them."""
 
 
 @dataclass
@@ -103,13 +98,13 @@ def gaussian_images(model: nn.Module, count: int, size: int, generator: torch.Ge
         count, size: [count, 3, size, size] is returned, not clipped: clipping would change the moments.
     """
     mean, std = normalization(model)
-    noise = torch.randn(count, len(mean), size, size, generator=generator)
+    noise = torch.randn(count, len(mean), size, size, generator=generator, device=generator.device).to(mean)
     return (mean.view(1, -1, 1, 1) + std.view(1, -1, 1, 1) * noise).contiguous(memory_format=torch.channels_last)
 
 
 def gaussian_kernel(size: int, sigma: float) -> torch.Tensor:
     """Separable Gaussian weights [size, size] that sum to one; sigma in pixels."""
-    x = torch.arange(size) - (size - 1) / 2
+    x = torch.arange(size, device="cpu") - (size - 1) / 2
     g = torch.exp(-0.5 * (x / sigma) ** 2)
     return torch.outer(g, g) / g.sum() ** 2
 
@@ -146,6 +141,23 @@ def class_term(logits: torch.Tensor, targets: torch.Tensor, temperature: float =
     return torch.exp(-logits.gather(1, targets[:, None]) / temperature).mean()
 
 
+def blur_matrix(kernel: torch.Tensor, side: int) -> torch.Tensor:
+    """The blur of `smoothness` along one axis as a matrix [side, side]: its kernel is a product, G X = A X A^T.
+
+    Args:
+        kernel: [k, k] from `gaussian_kernel`.
+    """
+    pad = kernel.shape[0] // 2
+    identity = torch.eye(side, dtype=kernel.dtype, device=kernel.device)
+    padded = F.pad(identity[None], (pad, pad), mode="reflect")[0]  # [pixel, place where it is seen]
+    return (padded.unfold(1, kernel.shape[0], 1) @ kernel.sum(0)).T
+
+
+def fast_smoothness(images: torch.Tensor, blur: torch.Tensor) -> torch.Tensor:
+    """`smoothness` of square images, by two matrix products; `blur` is the transposed `blur_matrix`."""
+    return F.mse_loss(images, blur.T @ images @ blur)
+
+
 def augment_in_batch(images: torch.Tensor, copies: int, fill: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """Differentiable copies: each draws cutout, crop-resize or flip (The Knowledge Within, section 4.1).
 
@@ -153,37 +165,48 @@ def augment_in_batch(images: torch.Tensor, copies: int, fill: torch.Tensor, gene
         images: [B, C, H, W].
         copies: N; the result is [N B, C, H, W], copy by copy, so that targets repeat as `targets.repeat(N)`.
         fill: [1, C, 1, 1], what cutout leaves behind: the mean of the input normalisation.
+        generator: of the processor, so that a seed means the same on every device.
     """
     b, _, h, w = images.shape
-    n = copies * b
-    kind = torch.randint(0, 3, (n,), generator=generator)  # 0 cutout, 1 crop and resize, 2 flip
-    crop = torch.where(kind == 1, 0.7 + 0.3 * torch.rand(n, generator=generator), 1.0)
-    shift = (1 - crop)[:, None] * (2 * torch.rand(n, 2, generator=generator) - 1)
-    theta = torch.zeros(n, 2, 3)  # an affine map of coordinates a copy: scales on the diagonal, shifts behind
-    theta[:, 0, 0] = torch.where(kind == 2, -1.0, crop)
-    theta[:, 1, 1] = crop
-    theta[:, :, 2] = shift
-    moved = F.grid_sample(
-        images.repeat(copies, 1, 1, 1), F.affine_grid(theta, [n, 1, h, w], align_corners=False),
-        padding_mode="reflection", align_corners=False,
-    )  # fmt: skip
-    hole = cutout_mask(n, h, w, generator) & (kind == 0).view(n, 1, 1, 1)
-    return torch.where(hole, fill, moved).contiguous(memory_format=torch.channels_last)
+    n, here = copies * b, generator.device
+    kind = torch.randint(0, 3, (n,), generator=generator, device=here)  # 0 cutout, 1 crop and resize, 2 flip
+    crop = 0.7 + 0.3 * torch.rand(n, generator=generator, device=here)
+    shift = (1 - crop)[:, None] * (2 * torch.rand(n, 2, generator=generator, device=here) - 1)
+    hole = cutout_mask(n, h, w, generator)
+    cut, cropped, flipped = ((kind == k).nonzero().flatten() for k in range(3))
+    order = torch.cat((cut, cropped, flipped))
+    x = images[(order % b).to(images.device)].split([len(cut), len(cropped), len(flipped)])
+    keep = (~hole[cut]).to(images)
+    parts = [
+        x[0] * keep + fill * (1 - keep),
+        crop_and_resize(x[1], crop[cropped].to(images), shift[cropped].to(images)),
+        x[2].flip(3),
+    ]
+    return torch.cat(parts)[order.argsort().to(images.device)].contiguous(memory_format=torch.channels_last)
+
+
+def crop_and_resize(images: torch.Tensor, crop: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+    """The part of each image [N, C, H, W] with sides `crop` [N] times as long, moved by `shift` [N, 2], at full size."""
+    theta = torch.zeros(len(crop), 2, 3, dtype=crop.dtype, device=crop.device)
+    theta[:, 0, 0], theta[:, 1, 1], theta[:, :, 2] = crop, crop, shift  # an affine map of coordinates an image
+    grid = F.affine_grid(theta, [len(crop), 1, *images.shape[2:]], align_corners=False)
+    return F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
 
 
 def cutout_mask(n: int, h: int, w: int, generator: torch.Generator) -> torch.Tensor:
     """True inside a square of a quarter of the side at a random place: [n, 1, h, w]."""
-    side = max(1, min(h, w) // 4)
-    top = torch.randint(0, h - side + 1, (n, 1), generator=generator)
-    left = torch.randint(0, w - side + 1, (n, 1), generator=generator)
-    rows, columns = torch.arange(h)[None], torch.arange(w)[None]
+    side, here = max(1, min(h, w) // 4), generator.device
+    top = torch.randint(0, h - side + 1, (n, 1), generator=generator, device=here)
+    left = torch.randint(0, w - side + 1, (n, 1), generator=generator, device=here)
+    rows, columns = torch.arange(h, device=here)[None], torch.arange(w, device=here)[None]
     inside = ((rows >= top) & (rows < top + side))[:, :, None] & ((columns >= left) & (columns < left + side))[:, None]
     return inside[:, None]
 
 
 def input_moments(images: torch.Tensor) -> batchnorm.Moments:
     """Mean and variance [C] over a batch [N, C, H, W]: the input's side of the extra pair of section 3.3."""
-    return batchnorm.Moments(images.mean((0, 2, 3)), images.var((0, 2, 3), unbiased=False))
+    mean = images.mean((0, 2, 3))
+    return batchnorm.Moments(mean, (images - mean.view(1, -1, 1, 1)).square().mean((0, 2, 3)))
 
 
 class Algorithm1:
@@ -195,10 +218,13 @@ class Algorithm1:
         self.mean, self.std = normalization(model)
         self.images = gaussian_images(model, config.batch, size, self.generator).clamp_(0, 1).requires_grad_()
         classes = classes or count_classes(model, tuple(self.images.shape[1:]))
-        self.targets = torch.randint(0, classes, (config.batch,), generator=self.generator)
+        self.targets = torch.randint(0, classes, (config.batch,), generator=self.generator, device="cpu").to(
+            self.mean.device
+        )
         # the published input normalisation counts as one more pair of statistics (section 3.3)
-        self.reference = batchnorm.stored(model) + [(self.mean, self.std**2)] * config.input_pair
-        self.kernel = gaussian_kernel(config.kernel, config.sigma)
+        pair = batchnorm.Moments(self.mean, self.std**2)
+        self.reference = batchnorm.stored(model) + [pair] * config.input_pair
+        self.blur = blur_matrix(gaussian_kernel(config.kernel, config.sigma), size).T.to(self.images.device)
         self.history: dict[str, list[float]] = {"J_KL": [], "class_term": [], "smoothness": []}
 
     @torch.no_grad()
@@ -217,13 +243,18 @@ class Algorithm1:
         config = self.config
         measured = moments + [input_moments(x)] * config.input_pair
         terms = {
-            "J_KL": batchnorm.mean_divergence(measured, self.reference, DIVERGENCES[config.divergence]),
+            "J_KL": self.divergence(measured),
             "class_term": class_term(logits.float(), self.targets.repeat(config.copies), config.temperature),
-            "smoothness": smoothness(x, self.kernel),
+            "smoothness": fast_smoothness(x, self.blur),
         }
         for name, value in terms.items():
             self.history[name].append(value.item())
         return sum(weight * term for weight, term in zip(config.weights, terms.values()) if weight)
+
+    def divergence(self, measured: list[batchnorm.Moments]) -> torch.Tensor:
+        """J_KL, or what the settings put in its place."""
+        kind = self.config.divergence
+        return batchnorm.mean_divergence(measured, self.reference, DIVERGENCES[kind], summed=kind == "kl_sum")
 
     def plan(self) -> FitConfig:
         """Adam on the images, and its rate."""
@@ -241,7 +272,7 @@ class Algorithm1:
                 watch(done)
 
         losses = optimize_images(
-            self.model, self.images, self.loss, self.plan(), view=self.copies, bf16=uses_bf16(self.config.precision),
+            self.model, self.images, self.loss, self.plan(), view=self.copies, bf16=uses_bf16(self.config.precision, self.mean.device),
             before=before, what=f"synthesis of {SCHEMES[self.config.scheme]} images", progress=progress,
         )  # fmt: skip
         self.clip()
@@ -260,7 +291,7 @@ def synthesize(
     if config.scheme == "gaussian":
         generator = torch.Generator().manual_seed(config.seed)
         images = gaussian_images(model, config.batch, size, generator)
-        return Synthesis(images, torch.full((config.batch,), -1))
+        return Synthesis(images, torch.full((config.batch,), -1, device=images.device))
     return Algorithm1(model, config, size, classes).run(progress)
 
 
@@ -331,5 +362,6 @@ def _read_progress(model, config, path: Path) -> tuple[list, list]:
         raise DataFreeError(
             f"generated images '{path}' cannot be read ({error}); delete the file and run again."
         ) from None
-    images = images.contiguous(memory_format=torch.channels_last)
+    place = normalization(model)[0].device
+    images, labels = images.to(place, memory_format=torch.channels_last), labels.to(place)
     return list(images.split(config.batch)), list(labels.split(config.batch))

@@ -57,8 +57,7 @@ def per_channel(model: nn.Module, config: quantization.LayerWise, tensorwise: nn
     config = config.model_copy(update={"per_channel": True})
     if tensorwise is None:
         return quantization.compress(model, config)[0]
-    graph = trace(model)
-    ready, moments = quantization.equalized(model, graph, config)
+    ready, moments, graph = quantization.equalized(model, trace(model), config)
     student = quantization.rounded(ready, graph, config)
     nagel.correct_biases(student, ready, graph, moments)
     ends = {name: value for name, value in tensorwise.named_buffers() if name.endswith(("low", "high"))}

@@ -20,6 +20,7 @@ from torch import nn
 from ...config import Strict
 from ...core.graph import Graph, Pair, fold_all, put_module, trace
 from ...errors import DataFreeError
+from ...networks.blocks import CappedReLU
 
 
 class Equalization(Strict):
@@ -320,15 +321,9 @@ def _apply(model: nn.Module, pairs: list[Pair], buffered: tuple[Pair, ...], scal
         scale_columns(last, scales[p.first])
 
 
-class CappedReLU(nn.Module):
-    """max(0, x), and no more than the channel's own cap [C]: what ReLU6 is to a channel that was divided by s, with 6/s."""
-
-    def __init__(self, cap: torch.Tensor):
-        super().__init__()
-        self.register_buffer("cap", cap.clone())
-
-    def forward(self, x):
-        return torch.minimum(x.relu(), self.cap.view(1, -1, *[1] * (x.ndim - 2)))
+def cappable(found: Equalized) -> tuple[Pair, ...]:
+    """The pairs whose buffers caps can stand for: those with ReLU6 between."""
+    return tuple(pair for pair in found.buffered if pair.acts == ("relu6",))
 
 
 @torch.no_grad()
@@ -345,11 +340,10 @@ def capped(model: nn.Module, graph: Graph, found: Equalized) -> nn.Module:
         channel then sits between two grids.
     """
     model = copy.deepcopy(model)
-    for pair in found.buffered:
-        if pair.acts == ("relu6",):
-            first, last = model.get_submodule(pair.first), model.get_submodule(pair.last)
-            put_module(model, graph.activation(pair.first), CappedReLU(6 / first.v_out))
-            first.v_out.fill_(1), last.v_in.fill_(1)
+    for pair in cappable(found):
+        first, last = model.get_submodule(pair.first), model.get_submodule(pair.last)
+        put_module(model, graph.activation(pair.first), CappedReLU(6 / first.v_out))
+        first.v_out.fill_(1), last.v_in.fill_(1)
     for name, layer in [(n, m) for n, m in model.named_modules() if isinstance(m, BufferedLayer)]:
         if (layer.v_in == 1).all() and (layer.v_out == 1).all():
             put_module(model, name, layer.inner)

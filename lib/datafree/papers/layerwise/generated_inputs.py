@@ -18,13 +18,15 @@ from . import equalization
 def stored_moments(model: nn.Module, graph: Graph) -> NamedMoments:
     r"""What BatchNorm says about its own output, read before fusion (Layer-Wise Data-Free CNN Compression, eq. 10).
 
-    .. math:: \mathrm{E}[y_c] = \beta_c,\qquad \mathrm{Std}[y_c] = |\gamma_c|
+    .. math:: \mathrm{E}[y_c] = \beta_c,\qquad
+              \mathrm{Std}[y_c] = |\gamma_c| \sqrt{\frac{\sigma_c^2}{\sigma_c^2 + \epsilon}} \approx |\gamma_c|
 
-    gamma may be negative and a deviation may not: hence the magnitude, which the variance gamma^2 keeps. A layer
+    gamma may be negative and a deviation may not: hence the magnitude. The paper leaves epsilon out, which matters
+    where a channel has died: its variance is far below epsilon, and its output is constant whatever gamma says. A layer
     without BatchNorm counts as standard normal.
 
     Returns:
-        name of a BatchNorm, or of a layer without one -> mean beta and variance gamma^2 of its output.
+        name of a BatchNorm, or of a layer without one -> mean and variance of its output.
         Book: {eq}`lw-eq-10`.
     """
     found: NamedMoments = {}
@@ -32,7 +34,9 @@ def stored_moments(model: nn.Module, graph: Graph) -> NamedMoments:
         if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d):
             like = module.running_mean if module.weight is None else module.weight.detach()
             beta = torch.zeros_like(like) if module.bias is None else module.bias.detach().clone()
-            found[name] = Moments(beta, torch.ones_like(like) if module.weight is None else like.square())
+            gamma = torch.ones_like(like) if module.weight is None else like
+            alive = module.running_var / (module.running_var + module.eps)
+            found[name] = Moments(beta, gamma.square() * alive)
     for layer in graph.layers:
         if layer.norm is None:
             zero = model.get_submodule(layer.name).weight.new_zeros(layer.outputs)
@@ -62,7 +66,7 @@ def block_output(beta: torch.Tensor, gamma: torch.Tensor, shape: tuple[int, int,
         [N, C, H, W], all values independent. Book: {ref}`lw-generator`.
     """
     count, height, width = shape
-    noise = torch.randn(count, len(beta), height, width, generator=generator)
+    noise = torch.randn(count, len(beta), height, width, generator=generator, device=generator.device).to(beta.device)
     return noise.mul_(gamma.abs().view(1, -1, 1, 1)).add_(beta.view(1, -1, 1, 1))
 
 
@@ -74,12 +78,14 @@ def imitated(
     Args:
         channels: of leaves for which the tree does not say it.
     """
+    place = next((beta.device for beta, _ in moments.values()), generator.device)
 
     def leaf(part: Feed) -> torch.Tensor:
         if part.name in moments:
             beta, var = moments[part.name]
             return block_output(beta, var.sqrt(), shape, generator)
-        return torch.randn(shape[0], part.channels or channels, *shape[1:], generator=generator)
+        size = shape[0], part.channels or channels, *shape[1:]
+        return torch.randn(size, generator=generator, device=generator.device).to(place)
 
     return feed.value(leaf, spatial=False)
 

@@ -251,8 +251,8 @@ class _Expected:
         groups, rows, columns = equalization.blocks(teacher.get_submodule(name)).shape[:3]
         # taps: places of a kernel; entry and leave: what the layer's buffers multiply inputs and outputs with
         taps = self.weight[0, 0].numel() if self.weight.ndim > 2 else 1
-        entry = getattr(teacher.get_submodule(name), "v_in", torch.ones(groups * columns))
-        leave = getattr(teacher.get_submodule(name), "v_out", torch.ones(groups * rows))
+        entry = getattr(teacher.get_submodule(name), "v_in", self.weight.new_ones(groups * columns))
+        leave = getattr(teacher.get_submodule(name), "v_out", self.weight.new_ones(groups * rows))
         inputs = graph.layer(name).inputs
         mean, variance = dfq.gaussian(_feed(graph, name, config), moments, inputs)
         mean, variance = (v.repeat_interleave(inputs // len(v)) for v in (mean, variance))

@@ -6,8 +6,10 @@ of figure 4 `datafree.core.range_search`.
 
 from __future__ import annotations
 
+import copy
 import time
-from typing import Literal
+from dataclasses import replace
+from typing import Literal, NamedTuple
 
 import torch
 from pydantic import Field
@@ -17,9 +19,9 @@ from ...baselines import dfq
 from ...config import Strict
 from ...core import observers, quantized, quantizer
 from ...core.batchnorm import NamedMoments
-from ...core.graph import Feed, Graph, fold_all, trace
+from ...core.graph import Feed, Graph, fold_all, put_module, trace
 from ...core.register import Result, method
-from ...networks.blocks import normalization
+from ...networks.blocks import CappedReLU, normalization
 from . import equalization, generated_inputs
 
 
@@ -40,8 +42,10 @@ class LayerWise(Strict):
         "rounded",
         description="what additions put out: rounded, so that skip paths carry levels too (section III-C), or float",
     )
-    inputs: Literal["before_buffers", "behind_buffers"] = Field(
-        "before_buffers", description="where a layer with buffers rounds its input; not given (ReLU needs no buffers)"
+    inputs: Literal["before_buffers", "behind_buffers", "caps"] = Field(
+        "before_buffers",
+        description="where a layer with buffers rounds its input: before them, behind them, or, around ReLU6, with a cap a "
+        "channel in place of buffers, which integers can run; not given (ReLU needs no buffers)",
     )
     first: Literal["normal", "pixels"] = Field(
         "normal",
@@ -119,7 +123,7 @@ def rounded(model: nn.Module, graph: Graph, config: LayerWise) -> nn.Module:
     names = []
     for layer in graph.layers:
         buffered = isinstance(model.get_submodule(layer.name), equalization.BufferedLayer)
-        names.append(f"{layer.name}.inner" if buffered and config.inputs == "behind_buffers" else layer.name)
+        names.append(f"{layer.name}.inner" if buffered and config.inputs != "before_buffers" else layer.name)
     student = quantized.prepare(
         model, config.weight_bits, config.act_bits, per_channel=config.per_channel, zero_on_grid=False, names=names,
         sums=config.sums == "rounded",
@@ -127,21 +131,52 @@ def rounded(model: nn.Module, graph: Graph, config: LayerWise) -> nn.Module:
     return quantized.convert(student, inplace=True)
 
 
-def equalized(model: nn.Module, graph: Graph, config: LayerWise) -> tuple[nn.Module, NamedMoments]:
-    """Fusion, equalisation and absorption: the float network that is quantised, and the moments that belong to it."""
+class Ready(NamedTuple):
+    """The float network that is quantised, the moments that belong to it, and its wiring."""
+
+    model: nn.Module
+    moments: NamedMoments
+    graph: Graph
+
+
+def equalized(model: nn.Module, graph: Graph, config: LayerWise) -> Ready:
+    """Fusion, equalisation and absorption."""
     moments = generated_inputs.stored_moments(model, graph)
     if config.equalize:
         found = equalization.equalize(model, graph=graph)
+        if config.inputs == "caps":
+            graph, found = _with_caps(model, graph, found)
         ready, moments = found.model, generated_inputs.tracked_moments(moments, graph, found)
     else:
         ready = fold_all(model, graph)
-    return dfq.absorb_bias(ready, graph, moments) if config.absorb else (ready, moments)
+    if config.absorb:
+        ready, moments = dfq.absorb_bias(ready, graph, moments)
+    return Ready(ready, moments, _with_activations_of(ready, model) if config.inputs == "caps" else graph)
+
+
+def _with_caps(model: nn.Module, graph: Graph, found: equalization.Equalized) -> tuple[Graph, equalization.Equalized]:
+    """Its wiring and what equalisation made of it, with caps in place of the buffers around ReLU6."""
+    pairs = equalization.cappable(found)
+    ready = equalization.capped(found.model, graph, found)
+    left = tuple(pair for pair in found.buffered if pair not in pairs)
+    found = replace(found, model=ready, plain=found.plain + pairs, buffered=left)
+    graph = _with_activations_of(ready, model)
+    return graph, found
+
+
+def _with_activations_of(ready: nn.Module, model: nn.Module) -> Graph:
+    """The wiring of `model`, so that inputs are imitated with the caps that `ready` has."""
+    model = copy.deepcopy(model)
+    for name, module in ready.named_modules():
+        if isinstance(module, CappedReLU):
+            put_module(model, name, module)
+    return trace(model)
 
 
 def without_ranges(model: nn.Module, config: LayerWise) -> nn.Module:
     """The equalised network on levels whose ranges are still to be set: what a compressed one is read back into."""
-    graph = trace(model)
-    return rounded(equalized(model, graph, config)[0], graph, config)
+    ready = equalized(model, trace(model), config)
+    return rounded(ready.model, ready.graph, config)
 
 
 @method(
@@ -160,9 +195,8 @@ def compress(model: nn.Module, config: LayerWise) -> Result:
     Returns:
         the quantised network, and a report.
     """
-    graph = trace(model)
     start = time.perf_counter()
-    ready, moments = equalized(model, graph, config)
+    ready, moments, graph = equalized(model, trace(model), config)
     student = rounded(ready, graph, config)
     if config.correct:
         dfq.correct_biases(student, ready, graph, moments)

@@ -181,11 +181,11 @@ class Compression:
         """Coefficients [K, O], intercepts [O], and the moments they rest on, if any."""
         config, damage = self.config, self.damages[pair.first]
         keep, channels = damage.keep, len(damage.whole.c)
-        damaged = torch.full((channels,), config.weight_bits is not None)
+        damaged = torch.full((channels,), config.weight_bits is not None, device=keep.device)
         # pruned channels are damaged always, all others only by rounding
-        damaged |= ~torch.isin(torch.arange(channels), keep)
+        damaged |= ~torch.isin(torch.arange(channels, device=keep.device), keep)
         # s = identity, t = 0: nothing is rebuilt
-        here, none = reconstruction.identity(keep, channels), torch.zeros(channels, dtype=torch.float64)
+        here, none = reconstruction.identity(keep, channels), damage.whole.c.new_zeros(channels)
         if x is not None:
             found = moment_matching.of_samples(moment_matching.sampled(x), self.seen.inputs[pair.last])
             return *moment_matching.match(found, here, config.ridge), found

@@ -71,7 +71,7 @@ def match(moments: JointMoments, prior: torch.Tensor, ridge: float) -> tuple[tor
     kept = len(moments.mean_hat)
     scale = moments.cov_hat.diagonal().mean().clamp_min(torch.finfo(torch.float64).tiny)
     # (C_hat + lambda c I) (S - P) = C_x - C_hat P
-    system = moments.cov_hat + ridge * scale * torch.eye(kept, dtype=torch.float64)
+    system = moments.cov_hat + ridge * scale * torch.eye(kept, dtype=torch.float64, device=moments.cov_hat.device)
     change = torch.linalg.solve(system, moments.cross - moments.cov_hat @ prior)
     coefficients = prior + change
     return coefficients, moments.mean - coefficients.T @ moments.mean_hat
@@ -105,8 +105,8 @@ def kept_by_obs(gram: torch.Tensor, weight: torch.Tensor, count: int, ridge: flo
     Returns:
         indices [count] in rising order. Book: {ref}`ud-residual`.
     """
-    inverse = torch.linalg.inv(gram.double() + ridge * torch.eye(len(gram), dtype=torch.float64))
-    weight, alive = weight.double().clone(), torch.ones(len(gram), dtype=torch.bool)
+    inverse = torch.linalg.inv(gram.double() + ridge * torch.eye(len(gram), dtype=torch.float64, device=gram.device))
+    weight, alive = weight.double().clone(), torch.ones(len(gram), dtype=torch.bool, device=gram.device)
     for _ in range(len(gram) - count):
         cost = weight.square().sum(1) / inverse.diagonal()
         j = int(cost.masked_fill(~alive, torch.inf).argmin())
@@ -121,9 +121,9 @@ def kept_by_obs(gram: torch.Tensor, weight: torch.Tensor, count: int, ridge: flo
 # Without images ---------------------------------------------------------------------------------------------------
 
 
-def pixel_correlation(kernel: tuple[int, int], decay: float) -> torch.Tensor:
+def pixel_correlation(kernel: tuple[int, int], decay: float, device="cpu") -> torch.Tensor:
     """exp(-decay d^2) between the taps of a kernel [k k', k k'], d their distance in pixels."""
-    places = torch.cartesian_prod(torch.arange(kernel[0]), torch.arange(kernel[1])).double().view(-1, 2)
+    places = torch.cartesian_prod(*(torch.arange(side, device=device) for side in kernel)).double().view(-1, 2)
     squared = (places[:, None] - places[None]).square().sum(2)
     return torch.where(squared == 0, 1.0, torch.exp(-decay * squared.clamp_min(1)))
 
@@ -140,7 +140,7 @@ def fit_decay(layer: nn.Conv2d | nn.Linear, norm: nn.BatchNorm2d | None) -> floa
     weight, stored = layer.weight.detach().double().flatten(2), norm.running_var.double().clamp_min(1e-12).log()
 
     def scatter(decay: float) -> float:
-        correlation = pixel_correlation(layer.kernel_size, decay)
+        correlation = pixel_correlation(layer.kernel_size, decay, weight.device)
         predicted = torch.einsum("oip,pq,oiq->o", weight, correlation, weight).clamp_min(1e-12)
         return (stored - predicted.log()).var().item()
 
@@ -156,8 +156,8 @@ def _normalised(cov: torch.Tensor, wanted: torch.Tensor) -> tuple[torch.Tensor, 
 
 def _norm_pair(norm: nn.BatchNorm2d) -> tuple[torch.Tensor, torch.Tensor]:
     count = norm.num_features
-    beta = torch.zeros(count) if norm.bias is None else norm.bias.detach()
-    gamma = torch.ones(count) if norm.weight is None else norm.weight.detach()
+    beta = norm.running_mean.new_zeros(count) if norm.bias is None else norm.bias.detach()
+    gamma = norm.running_mean.new_ones(count) if norm.weight is None else norm.weight.detach()
     return beta.double(), gamma.double().abs()
 
 
@@ -190,7 +190,7 @@ class GaussianChain:
         self.modules = [net.get_submodule(layer.name) for layer in self.layers]
         self.norms = [net.get_submodule(layer.norm) for layer in self.layers]
         self.patches = [
-            pixel_correlation(tuple(m.weight.shape[2:]) or (1, 1), fit_decay(m, norm))
+            pixel_correlation(tuple(m.weight.shape[2:]) or (1, 1), fit_decay(m, norm), m.weight.device)
             for m, norm in zip(self.modules, self.norms)
         ]
         self.whole = self._weights()
@@ -253,7 +253,7 @@ def observe(model: nn.Module, layers: list[str], images: ImageSet, batch: int = 
     """Inputs of `layers` and moments at every BatchNorm over all images, in one pass; the model is not changed."""
     norms = {name: module for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)}
     inputs: dict[str, list] = {name: [] for name in layers}
-    sums = {name: torch.zeros(2, norm.num_features) for name, norm in norms.items()}
+    sums = {name: norm.running_mean.new_zeros(2, norm.num_features) for name, norm in norms.items()}
 
     def keep(name: str, x: torch.Tensor) -> None:
         inputs[name].append(sampled(x))

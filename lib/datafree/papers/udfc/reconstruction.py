@@ -56,7 +56,7 @@ def rows_and_constants(net: nn.Module, graph: Graph, name: str) -> tuple[torch.T
     """Rows [O, d] and constants [O] of one layer with its BatchNorm, in float64."""
     layer, norm = net.get_submodule(name), graph.layer(name).norm
     weight = layer.weight.detach().flatten(1).double()
-    bias = torch.zeros(len(weight)) if layer.bias is None else layer.bias.detach()
+    bias = weight.new_zeros(len(weight)) if layer.bias is None else layer.bias.detach()
     if norm is None:
         return weight, bias.double()
     scale, shift = (v.flatten().double() for v in batchnorm.affine(net.get_submodule(norm)))
@@ -158,4 +158,4 @@ def unified(keep: torch.Tensor, solved: torch.Tensor, damaged: torch.Tensor) -> 
 
 def identity(keep: torch.Tensor, channels: int, dtype=torch.float64) -> torch.Tensor:
     """[K, O]: every channel that stays stands for itself, a pruned one is lost."""
-    return torch.eye(channels, dtype=dtype)[keep]
+    return torch.eye(channels, dtype=dtype, device=keep.device)[keep]

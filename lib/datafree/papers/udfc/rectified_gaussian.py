@@ -100,11 +100,12 @@ def covariance(mean, std, rho) -> tuple[torch.Tensor, torch.Tensor]:
 
     Book: {ref}`ud-rectified`.
     """
-    mean, std, rho = _array(mean), _array(std), _array(rho)
-    if rho.shape != (len(mean), len(mean)):
+    means, std, rho = _array(mean), _array(std), _array(rho)
+    if rho.shape != (len(means), len(means)):
         raise DataFreeError(f"{len(mean)} means came with correlations of shape {rho.shape}; give a square matrix.")
-    first, second = first_moments(mean, std)
-    products = product(mean[:, None], std[:, None], mean[None], std[None], rho)
+    first, second = first_moments(means, std)
+    products = product(means[:, None], std[:, None], means[None], std[None], rho)
     # E[X^2], where the formula for two variables would divide by sqrt(1 - 1)
     np.fill_diagonal(products, second)
-    return torch.from_numpy(first), torch.from_numpy(products - np.outer(first, first))
+    place = mean.device if isinstance(mean, torch.Tensor) else "cpu"
+    return tuple(torch.from_numpy(found).to(place) for found in (first, products - np.outer(first, first)))

@@ -289,10 +289,12 @@ def capture(model: nn.Module, folds: Iterable[Fold] = (), after_sums: Iterable[n
         def forward(z):
             y, mu_hat, var_hat = BatchNormWithMoments.apply(z, scale, shift, relu, alone)
             seen.by_layer[i] = Moments(mu_hat, var_hat)
-            return y
+            # y is z itself here, which an operation in place would write over
+            return y.clone() if in_place and scale is None and not relu else y
 
         return forward
 
+    in_place = any(getattr(module, "inplace", False) for module in model.modules())
     for i, norm in enumerate(found):
         fold = by_norm.get(norm)
         one = torch.ones_like(norm.running_mean), torch.zeros_like(norm.running_mean)

@@ -124,7 +124,9 @@ class BatchNormWithMoments(torch.autograd.Function):
         y = z if scale is None else torch.addcmul(shift, z.float(), scale).to(z.dtype)
         ctx.save_for_backward(z, scale, shift, mu_hat)
         ctx.relu, ctx.alone = relu, alone
-        return y.relu() if relu else y, mu_hat, var_hat
+        if relu:
+            return y.relu(), mu_hat, var_hat
+        return y.clone() if y is z else y, mu_hat, var_hat  # a network may write over y, as `y += x` does
 
     @staticmethod
     def backward(ctx, grad_y, grad_mu, grad_var):

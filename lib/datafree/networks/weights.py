@@ -13,7 +13,7 @@ from torch import nn
 from .. import files, inputs
 from ..config import device_named, suggestion
 from ..errors import DataFreeError
-from . import efficientnet, mobilenet
+from . import efficientnet, enet, mobilenet
 from .classifiers import TORCHVISION_MODELS, torchvision_state
 from .zoo import CIFAR_RESNETS, IMAGENET_MODELS, build_network, known_network
 
@@ -141,7 +141,12 @@ def torchvision_resnet(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor
     return {key.replace(".downsample.", ".shortcut.").replace("fc.", "linear."): v for key, v in state.items()}
 
 
-KEYS = {"": dict, "torchvision_resnet": torchvision_resnet, "keras_mobilenet": mobilenet.renamed}
+KEYS = {
+    "": dict,
+    "torchvision_resnet": torchvision_resnet,
+    "keras_mobilenet": mobilenet.renamed,
+    "pytorch_enet": enet.eleven_classes,
+}
 """Name in inputs.yaml -> what makes this library's names of a file's."""
 
 

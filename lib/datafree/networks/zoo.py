@@ -17,6 +17,7 @@ from .classifiers import (
     SmallMobileNetV2,
 )
 from .efficientnet import EfficientNetLite0
+from .enet import ENet
 from .mobilenet import MobileNetV1
 from .segmentation import CamvidSegmenter, DeepLabV3Plus, Segmenter
 
@@ -24,7 +25,7 @@ IMAGENET_MODELS = (*TORCHVISION_MODELS, "efficientnet_lite0", "mobilenet_v1_0.25
 """Networks of 1,000 classes and images of 224 x 224."""
 CIFAR_RESNETS = {f"resnet{depth}": partial(CifarResNet, depth) for depth in (20, 32, 44, 56)}
 """Residual networks for 32 x 32 images, with either kind of shortcut."""
-SEGMENTERS = {"segmenter": 64, "segmenter_camvid": (192, 256), "deeplabv3plus": 512}
+SEGMENTERS = {"segmenter": 64, "segmenter_camvid": (192, 256), "enet": (360, 480), "deeplabv3plus": 512}
 """Networks that label pixels (networks/segmentation.py), and the side, or rows and columns, of their images."""
 
 
@@ -50,6 +51,7 @@ ARCHITECTURES = {
     "mobilenet_v1_0.25": MobileNetV1,
     "segmenter": Segmenter,
     "segmenter_camvid": CamvidSegmenter,
+    "enet": ENet,
     "deeplabv3plus": DeepLabV3Plus,
     **{name: partial(FromTorchvision, name) for name in TORCHVISION_MODELS},
 }

@@ -36,6 +36,7 @@ html_math_renderer = "katex"
 myst_enable_extensions = ["dollarmath", "colon_fence", "linkify", "substitution", "tasklist", "attrs_inline"]
 nb_execution_mode = "off"
 root_doc = "index"
+exclude_patterns = ["handout_*", "instructor*"]  # these link to all chapters, of which there is one here
 html_theme = "basic"
 html_static_path = [{str(files.ROOT / "book" / "_static")!r}]
 """

@@ -376,8 +376,12 @@ def _count(state: str, number: int, apart: dict[str, int] | None) -> str:
 
 
 @ledgers.command()
-def verify(claim: Annotated[str, typer.Argument(help="a claim of the ledger, for instance kw-c19")]):
-    """Run the chapter of a claim again (profile book, seed 0) and compare with the committed record; exit 1 on a flip."""
+def verify(
+    claim: Annotated[str, typer.Argument(help="a claim of the ledger, for instance kw-c19")],
+    profile: Profile = "book",
+    seed: int = 0,
+):
+    """Run the chapter of a claim again and compare with the committed record of that run; exit 1 on a flip."""
     from . import files
     from .book.run import run_notebook
     from .evidence import compare
@@ -385,9 +389,10 @@ def verify(claim: Annotated[str, typer.Argument(help="a claim of the ledger, for
     from .evidence.record import read
 
     chapter = criterion_of(claim).chapter
-    before = compare.committed(chapter)
+    before = compare.committed(chapter, profile, seed)
     place = files.BUILD / "runs" / f"{chapter}-verify"
-    _, after = run_notebook(chapter, out=place.with_suffix(".ipynb"), record=place.with_suffix(".json"), progress=True)
+    again = {"out": place.with_suffix(".ipynb"), "record": place.with_suffix(".json")}
+    _, after = run_notebook(chapter, profile, seed, **again, progress=True)
     _tell(before, read(after))
 
 

@@ -204,7 +204,7 @@ def test_a_real_chapter_reaches_the_ledger(places, gain):
 # The images that several chapters share
 
 
-SHARING = ("02_kw_calibration", "03_kw_distillation", "04_kw_correspondence", "08_udfc")
+SHARING = ("02_kw_calibration", "03_kw_distillation", "04_kw_correspondence")
 
 
 @pytest.fixture

@@ -171,17 +171,19 @@ def test_an_edited_record_is_not_compared(run_cli, two):
 def test_verify_runs_the_chapter_of_a_claim_and_compares(run_cli, two, monkeypatch):
     asked, again = [], {"record": two[0]}
 
-    def run_notebook(name, out, record, **_):
-        asked.append(name)
+    def run_notebook(name, profile, seed, out, record, **_):
+        asked.append((name, profile, seed))
         record.parent.mkdir(parents=True, exist_ok=True)
         record.write_text(again["record"].read_text())
         return out, record
 
     monkeypatch.setattr("datafree.book.run.run_notebook", run_notebook)
-    assert run_cli("ledger", "verify", "ud-c01")[0] == 0 and asked == [RECORDED]
+    assert run_cli("ledger", "verify", "ud-c01")[0] == 0 and asked == [(RECORDED, "book", 0)]
     again["record"] = two[1]
     code, out, _ = run_cli("ledger", "verify", "ud-c01")
     assert code == 1 and "beyond noise 1" in out
     code, _, err = run_cli("ledger", "verify", "ud-c02")
     assert code == 2 and "did you mean 'ud-c01'" in err and len(asked) == 2
+    code, _, err = run_cli("ledger", "verify", "ud-c01", "--profile", "reduced", "--seed", 2)
+    assert code == 2 and "no committed record" in err and "profile reduced, seed 2" in err
     assert comparison.committed(RECORDED)["metrics"] == json.loads(two[0].read_text())["metrics"], "nothing is replaced"

@@ -25,6 +25,7 @@ METHODS = {"knowledge_within": "#0173b2", "layerwise": "#00785a", "udfc": "#b85c
 
 MARKERS = {"real": "s", "BNS": "o", "BNS + I": "D", "I": "^", "G": "v"}
 
+matplotlib.use("agg")  # nothing is displayed but what `show` displays: a notebook would repeat figures left open
 matplotlib.rcParams.update(
     {
         "figure.figsize": (7.0, 3.2), "figure.dpi": 100, "savefig.bbox": "tight", "svg.fonttype": "none",

@@ -1,16 +1,11 @@
 """Figures of a network that others trained, on the whole test set of CIFAR-10: runs where these inputs are.
 
-Weights come from the shared inputs (tests/conftest.py), images from there or from DATAFREE_CIFAR10 (a folder with
-{train,test}/CLASS/IMAGE); without either they are fetched by `get_cifar10.py`, where that script and npm are there.
+Weights come from the shared inputs (tests/conftest.py), images from DATAFREE_CIFAR10 (a folder with
+{train,test}/CLASS/IMAGE).
 """
-
-import shutil
-import subprocess
-import sys
 
 import pytest
 import torch
-from conftest import SHARED_DATA
 
 from datafree import inputs
 from datafree.core import batchnorm
@@ -19,8 +14,6 @@ from datafree.data.images import generated
 from datafree.data.sources import load_images
 from datafree.networks.weights import load_network
 from datafree.papers.knowledge_within import synthesis
-
-SCRIPT = SHARED_DATA / "get_cifar10.py"
 
 
 @pytest.fixture(scope="module")
@@ -37,13 +30,8 @@ def model(cache):
 
 @pytest.fixture(scope="module")
 def images(cache):
-    folder = inputs.place("cifar10")
-    if not folder.exists():
-        if not SCRIPT.is_file() or not shutil.which("npm"):
-            pytest.skip("skipped: DATAFREE_CIFAR10 is not set, and there is no script and npm to fetch the images with")
-        run = subprocess.run([sys.executable, SCRIPT, folder], capture_output=True, text=True, check=False)
-        if run.returncode:
-            pytest.skip(f"skipped: DATAFREE_CIFAR10 is not set, and {SCRIPT.name} could not fetch the images")
+    if not inputs.place("cifar10").exists():
+        pytest.skip("skipped: DATAFREE_CIFAR10 is not set")
     whole = load_images("cifar10", "test")
     assert len(whole) == 10_000
     return whole

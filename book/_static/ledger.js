@@ -1,6 +1,8 @@
 // The ledger's table: filters, sorting, and panels that open when a link leads to them. Without it all rows are shown.
 "use strict";
 
+const FIRST = 15; // rows that are shown before anything is asked for
+
 function ledgerTable(box) {
   const table = box.querySelector("table");
   const body = table.tBodies[0];
@@ -12,6 +14,13 @@ function ledgerTable(box) {
   controls.setAttribute("aria-label", "Filter the claims");
   controls.addEventListener("submit", (event) => event.preventDefault());
   const said = document.createElement("output");
+  const more = Object.assign(document.createElement("button"), { type: "button", textContent: `Show all ${rows.length} claims` });
+  let all = false;
+  more.className = "ledger-more";
+  more.addEventListener("click", () => {
+    all = true;
+    filter();
+  });
 
   function labelled(name, field) {
     const label = document.createElement("label");
@@ -30,13 +39,17 @@ function ledgerTable(box) {
   function filter() {
     const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
     let shown = 0;
-    for (const row of rows) {
+    let found = 0;
+    const asked = words.length || [...controls.querySelectorAll("select:not([data-order])")].some((field) => field.value);
+    for (const row of body.rows) {
       const text = row.textContent.toLowerCase();
       const fits = Object.values(chosen).every((test) => test(row)) && words.every((word) => text.includes(word));
-      row.hidden = !fits;
-      shown += fits;
+      found += fits;
+      row.hidden = !fits || !(all || asked || found <= FIRST);
+      shown += !row.hidden;
     }
     said.textContent = `${shown} of ${rows.length}`;
+    more.hidden = all || asked || rows.length <= FIRST;
   }
 
   function choice(name, key) {
@@ -58,6 +71,7 @@ function ledgerTable(box) {
       return (x === "") - (y === "") || direction * x.localeCompare(y);
     });
     body.append(...sorted);
+    filter();
     heads.forEach((head, k) => head.setAttribute("aria-sort", k !== column ? "none" : direction > 0 ? "ascending" : "descending"));
   }
 
@@ -74,7 +88,7 @@ function ledgerTable(box) {
 
   const heads = [...table.tHead.rows[0].cells];
   const columns = heads.map((head, k) => [[`${k} 1`, head.textContent], [`${k} -1`, `${head.textContent}, descending`]]).flat();
-  select("sort by", columns, (value) => order(...value.split(" ").map(Number)));
+  select("sort by", columns, (value) => order(...value.split(" ").map(Number))).dataset.order = "";
   heads.forEach((head, k) => {
     const button = Object.assign(document.createElement("button"), { type: "button", textContent: head.textContent });
     button.addEventListener("click", () => order(k, head.getAttribute("aria-sort") === "ascending" ? -1 : 1));
@@ -82,6 +96,7 @@ function ledgerTable(box) {
   });
   controls.append(said);
   box.prepend(controls);
+  box.append(more);
   filter();
 }
 
@@ -90,7 +105,7 @@ function openPanel() {
   const target = /^(ledger|index)-/.test(name) && document.getElementById(name); // index-: from the search
   const panel = target && (target.closest("details") || target.querySelector("details") || target.nextElementSibling);
   if (!panel || panel.tagName !== "DETAILS") return;
-  panel.open = true;
+  for (let fold = panel; fold; fold = fold.parentElement.closest("details")) fold.open = true;
   panel.scrollIntoView({ behavior: "instant" });
 }
 

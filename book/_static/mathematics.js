@@ -3,7 +3,7 @@
 "use strict";
 
 const MACROS = { "\\E": "\\mathbb{E}", "\\KL": "\\mathrm{KL}" };
-const SMALLEST = 0.5;
+const SMALLEST = 0.4;
 
 function draw(element) {
   const displayMode = element.tagName === "DIV";

@@ -309,7 +309,10 @@ SHOWN = "[...document.querySelectorAll('.ledger-table tbody tr')].filter(row => 
 
 def test_the_ledger_can_be_filtered_and_sorted(browser, site):
     browser.visit(site + "ledger.html")
-    everything = browser.until(f"document.querySelector('.ledger-controls') && {SHOWN}.length")
+    some = browser.until(f"document.querySelector('.ledger-controls') && {SHOWN}.length")
+    browser.value("document.querySelector('.ledger-more').click()")
+    everything = browser.value(f"{SHOWN}.length")
+    assert everything == browser.value("document.querySelectorAll('.ledger-table tbody tr').length") > some
     browser.value(f"{CHOOSE}('state', 'identity')")
     identities = browser.value(f"{SHOWN}.length")
     assert 0 < identities < everything
@@ -331,4 +334,4 @@ def test_the_ledger_can_be_filtered_and_sorted(browser, site):
 def test_a_permalink_opens_its_panel(browser, site):
     browser.visit(site + "ledger.html#ledger-kw-c19")
     browser.until("[...document.querySelectorAll('details[open]')].some(d => d.textContent.includes('kw-c19'))")
-    assert browser.value("document.querySelectorAll('details[open]').length") == 1
+    assert browser.value("document.querySelectorAll('details[open]').length") == 2, "the panel and the fold around it"

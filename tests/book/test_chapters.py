@@ -274,3 +274,13 @@ def test_a_part_of_generated_images_is_spread_over_all():
     whole = generated(torch.arange(10.0).view(10, 1, 1, 1).expand(-1, 3, 2, 2) / 10, "x")
     assert (chapters.part(whole, 4).pixels[:, 0, 0, 0] * 10).round().tolist() == [0, 3, 6, 9]
     assert chapters.part(whole, 10) is whole
+
+
+def test_another_network_takes_the_first_place():
+    config = parameters.resolve("06_lw_quantization", "reduced", {"mean": "0.5 0.5 0.5", "std": "0.5 0.5 0.5"})
+    other = chapters.also(config, config.third, config.third_weights, config.third_data)
+    assert (other.model, other.weights, other.data) == ("mobilenet_v1_0.25", "mobilenet_v1_0.25", "imagenet-val")
+    assert (other.mean, other.std) == ("", "") and other.test_images == config.test_images
+    embedded = chapters.also(config, "slim_vgg")
+    assert (embedded.weights, embedded.data) == ("", config.data)
+    assert chapters.also(config, "resnet18").weights == "torchvision"

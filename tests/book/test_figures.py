@@ -62,6 +62,15 @@ def test_figures_and_tables_count_apart_and_other_outputs_stay(shown, tmp_path):
     assert outputs[2] == stream
 
 
+def test_curves_bear_their_names_at_their_ends(shown):
+    figure = plots.curves({"a": {"high": [1, 9.0], "low": [9, 1.0], "beside": [5, 1.1]}}, xlabel="x", ylabels=["y"])
+    figure.axes[0].legend()
+    plots.show(figure, "a")
+    names = {text.get_text(): text.xy[1] for text in figure.axes[0].texts}
+    assert names["low"] < names["beside"] < names["high"] and figure.axes[0].get_legend() is None
+    assert names["beside"] - names["low"] > 0.05, "names do not cover each other"
+
+
 def contrast(one, other):
     def light(colour):
         parts = [int(colour[k : k + 2], 16) / 255 for k in (1, 3, 5)]

@@ -36,6 +36,7 @@ html_math_renderer = "katex"
 myst_enable_extensions = ["dollarmath", "colon_fence", "linkify", "substitution", "tasklist", "attrs_inline"]
 nb_execution_mode = "off"
 root_doc = "index"
+exclude_patterns = ["handout_*", "instructor*"]  # these link to all chapters, of which there is one here
 html_theme = "basic"
 html_static_path = [{str(files.ROOT / "book" / "_static")!r}]
 """
@@ -189,7 +190,7 @@ def test_a_claims_box_is_drawn_in_a_chapter(site):
     assert box["class"] == ["claim", "claim-reproduced"] and "n = 3, scale book" in box.get_text()
     assert box.find("a")["href"] == "../ledger.html#ledger-kw-c13" and box.select_one("svg.effect path.zero")
     boxes = {b.select_one(".claim-id").get_text(): b for b in read(site / f"{RECORDED}.html").select("details.claim")}
-    assert "GPU" in boxes["kw-c18"].get_text() and not boxes["kw-c18"].find("svg")
+    assert "not testable here" in boxes["kw-c18"].get_text() and not boxes["kw-c18"].find("svg")
     assert " ".join(NASTY.split()) in boxes["kw-c12"].get_text() and not boxes["kw-c12"].find("b")
 
 

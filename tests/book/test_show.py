@@ -1,9 +1,9 @@
-"""What chapters show: the code of an equation, and tables."""
+"""What chapters show: the code of an equation, tables, and marks over a figure."""
 
 import pytest
 from bs4 import BeautifulSoup
 
-from datafree.book import show
+from datafree.book import plots, show
 from datafree.core.batchnorm import bns_divergence
 
 
@@ -49,3 +49,11 @@ def test_the_code_of_a_function_with_its_place(shown):
     show.source(bns_divergence)
     text = shown[0].data
     assert text.startswith("`lib/datafree/core/batchnorm.py`, line ") and "def bns_divergence(" in text
+
+
+def test_printed_values_are_hollow_marks_and_none_is_left_out():
+    figure = plots.bars({"panel": {"a": 1.0, "b": 2.0, "c": 3.0}}, ylabels=["points"])
+    plots.printed(figure.axes[0], [1.5, None, 2.5], "paper, table 1")
+    (line,) = figure.axes[0].lines
+    assert line.get_xydata().tolist() == [[0, 1.5], [2, 2.5]] and line.get_markerfacecolor() == "none"
+    assert figure.axes[0].get_xlabel().endswith("paper, table 1")

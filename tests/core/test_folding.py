@@ -66,6 +66,34 @@ def test_folded_synthesis_equals_the_plain_one(name):
     torch.testing.assert_close(fast[2], plain[2], rtol=1e-4, atol=1e-4)
 
 
+class Writing(nn.Module):
+    """A residual block that writes over what BatchNorm gives, as torchvision's do."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.normalize, self.conv, self.bn = Normalize(), nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3)
+        self.function, self.pool, self.linear = function, nn.AdaptiveAvgPool2d(1), nn.Linear(3, 5)
+
+    def forward(self, x):
+        x = self.normalize(x)
+        return self.linear(torch.flatten(self.pool(self.function(self.bn(self.conv(x)), x)), 1))
+
+
+def add_in_place(y, x):
+    y += x
+    return y
+
+
+@pytest.mark.parametrize("function", [add_in_place, lambda y, x: nn.functional.relu(y, inplace=True) + x])
+def test_networks_may_write_over_what_batchnorm_gives(function):
+    torch.manual_seed(0)
+    net = with_statistics(Writing(function), side=16)
+    x = torch.rand(4, 3, 16, 16).contiguous(memory_format=torch.channels_last).requires_grad_()
+    plain, fast = loss_and_gradient(net, x, ([], [])), loss_and_gradient(net, x, folding.plan(net))
+    for one, other in zip(plain, fast):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", ["resnet20", "mobilenet_v2_small", "slim_vgg", "densenet121"])
 def test_known_networks_agree_in_the_loss(name):
     net, side = network_named(name), 64 if name == "densenet121" else 32

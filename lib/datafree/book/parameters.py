@@ -178,7 +178,7 @@ class LWQuantization(NotebookParameters):
     third: Model = "slim_vgg"
     third_weights: Also = ""
     third_data: Also = ""
-    bits: Widths = "8 6 5 4"
+    bits: Widths = "8 5 4"
     costly_bits: Widths = "4"
     other_bits: Widths = "8 4"
     second_costly_bits: NoWidths = ""
@@ -196,7 +196,7 @@ class LWQuantization(NotebookParameters):
     lite_samples: int = Field(
         300, ge=10, le=1_000_000, description="imitated inputs of each layer of EfficientNet-Lite0"
     )
-    lite_images: int = Field(40, ge=2, le=1_000_000, description="images that EfficientNet-Lite0 is compared on")
+    lite_images: int = Field(30, ge=2, le=1_000_000, description="images that EfficientNet-Lite0 is compared on")
     lite_size: LiteSize = 112
     imagenet: str = Field(
         "", description="images of ImageNet for EfficientNet-Lite0, named as `data` is; empty: enlarged ones of `data`"
@@ -224,7 +224,7 @@ class LWPruning(NotebookParameters):
     repeats: int = Field(3, ge=2, le=100, description="runs with drawn inputs, each with a seed of its own")
     long_steps: int = Field(400, ge=1, le=1_000_000, description="longest training")
     decay_steps: int = Field(
-        1000, ge=1, le=1_000_000, description="steps in closed form that show what decay does (section IV: 100,000)"
+        600, ge=1, le=1_000_000, description="steps in closed form that show what decay does (section IV: 100,000)"
     )
     costly_shares: Shares = "0.5"
     generative_steps: int = Field(4, ge=1, le=1_000_000, description="steps of AKD and of DI (not given)")
@@ -264,6 +264,7 @@ class UDFCRepair(KWImages):
     side_images: int = Field(150, ge=10, le=1_000_000, description="test images of all but the main table, at most")
     vgg: Model = Field("slim_vgg", description="network for the introduction's VGG-16, of CIFAR-10")
     vgg_weights: Weights = ""
+    second: Weights = Field("", description="a name of `datafree inputs`: one more network, of CIFAR-100; empty: none")
 
 
 Reduction = Annotated[float, Field(gt=1, le=20, description="how many times fewer FLOPs")]

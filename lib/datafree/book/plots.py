@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import weakref
 from collections.abc import Mapping, Sequence
 
 import matplotlib
@@ -25,6 +26,7 @@ METHODS = {"knowledge_within": "#0173b2", "layerwise": "#00785a", "udfc": "#b85c
 
 MARKERS = {"real": "s", "BNS": "o", "BNS + I": "D", "I": "^", "G": "v"}
 
+matplotlib.use("agg")  # nothing is displayed but what `show` displays: a notebook would repeat figures left open
 matplotlib.rcParams.update(
     {
         "figure.figsize": (7.0, 3.2), "figure.dpi": 100, "savefig.bbox": "tight", "svg.fonttype": "none",
@@ -38,6 +40,9 @@ matplotlib.rcParams.update(
 
 def show(figure: plt.Figure, alt: str) -> None:
     """Display `figure` as one picture with `alt` as its text alternative, then close it; its drawing goes along."""
+    for axis in figure.axes:
+        if axis in DIRECT:
+            _label_curves(axis)
     width = round(figure.get_size_inches()[0] * 100)
     picture = base64.b64encode(_saved(figure, "png", facecolor="white")).decode()
     drawing = {} if _has_images(figure) else {SVG: _saved(figure, "svg", transparent=True).decode()}
@@ -45,6 +50,46 @@ def show(figure: plt.Figure, alt: str) -> None:
     text = html.escape(" ".join(alt.split()), quote=True)
     tag = f'<img src="data:image/png;base64,{picture}" alt="{text}" style="max-width: min(100%, {width}px)">'
     display({"text/html": tag, "text/plain": text} | drawing, raw=True)
+
+
+DIRECT: weakref.WeakSet = weakref.WeakSet()
+"""Axes whose curves bear their names at their ends, in place of a legend."""
+
+DISTANCE = 13
+"""Between the names of two curves, in points."""
+
+
+def _label_curves(axis: plt.Axes) -> None:
+    """The name of each curve behind its last point, moved up or down so that names do not cover each other."""
+    if legend := axis.get_legend():
+        legend.remove()
+    axis.figure.canvas.draw()  # from here on places are final
+    curves = [line for line in axis.lines if not line.get_label().startswith("_")]
+    heights = [_height_of_end(line) for line in curves]
+    distance = DISTANCE / 72 * axis.figure.dpi / axis.get_window_extent().height
+    for line, height in zip(curves, apart(heights, distance)):
+        axis.annotate(line.get_label(), (1.02, height), xycoords="axes fraction", va="center", fontsize=9)
+    axis.figure.tight_layout()
+
+
+def _height_of_end(line: plt.Line2D) -> float:
+    """Where a curve ends, as a share of the axes' height."""
+    y = np.asarray(line.get_ydata(), dtype=float)
+    y = y[np.isfinite(y)]
+    if len(y) == 0:
+        return 0.0
+    _, pixel = line.axes.transData.transform((1, y[-1]))
+    return float(np.clip(line.axes.transAxes.inverted().transform((0, pixel))[1], 0, 1))
+
+
+def apart(heights: Sequence[float], distance: float) -> list[float]:
+    """Heights moved upwards as far as each needs to lie `distance` above the one below, in the same order."""
+    placed = dict.fromkeys(range(len(heights)), 0.0)
+    last = -float("inf")
+    for k in sorted(placed, key=heights.__getitem__):
+        last = placed[k] = max(heights[k], last + distance)
+    beyond = max(0.0, last - 1.0)
+    return [placed[k] - beyond for k in range(len(heights))]
 
 
 def _saved(figure: plt.Figure, kind: str, **options) -> bytes:
@@ -96,7 +141,7 @@ def curves(
             axis.plot(where, values, style, label=label, color=SOURCES.get(label), linewidth=1.6)
         axis.set(title=title, xlabel=xlabel, ylabel=ylabel, yscale="log" if log else "linear")
         if not outside:
-            axis.legend()
+            DIRECT.add(axis)
         elif x is not None:
             axis.set_xticks(list(x))
     figure.tight_layout()
@@ -138,10 +183,11 @@ def bars(panels: Mapping[str, Mapping[str, float]], *, ylabels: Sequence[str], l
 
 
 def printed(axis: plt.Axes, values: Sequence[float | None], label: str = "paper") -> None:
-    """What a paper prints, as hollow marks over the columns of a panel; None where it prints nothing."""
+    """What a paper prints, as hollow marks over the columns of a panel, said below it; None where it prints nothing."""
     places = [i for i, value in enumerate(values) if value is not None]
-    axis.plot(places, [values[i] for i in places], "D", color=INK, markerfacecolor="none", markersize=7, label=label)
-    axis.legend()
+    axis.plot(places, [values[i] for i in places], "D", color=INK, markerfacecolor="none", markersize=7)
+    axis.set_xlabel(f"◇ {label}")
+    axis.figure.tight_layout()
 
 
 def scatter(

@@ -11,6 +11,7 @@ these are the columns. Values are means over the runs at the scale nearest the p
 
 from __future__ import annotations
 
+import html
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -74,4 +75,4 @@ def table(
             heads = list(lines[0])
             said = f"{caption} On record, profile {name}: {runs}.".strip()
             return show.html_table(heads, [[line[h] for h in heads] for line in lines], said)
-    return f"<p>{NONE}</p>"
+    return f"<p>{html.escape(caption)} {NONE}</p>"

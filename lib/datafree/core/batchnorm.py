@@ -124,7 +124,9 @@ class BatchNormWithMoments(torch.autograd.Function):
         y = z if scale is None else torch.addcmul(shift, z.float(), scale).to(z.dtype)
         ctx.save_for_backward(z, scale, shift, mu_hat)
         ctx.relu, ctx.alone = relu, alone
-        return y.relu() if relu else y, mu_hat, var_hat
+        if relu:
+            return y.relu(), mu_hat, var_hat
+        return y.clone() if y is z else y, mu_hat, var_hat  # a network may write over y, as `y += x` does
 
     @staticmethod
     def backward(ctx, grad_y, grad_mu, grad_var):
@@ -289,12 +291,10 @@ def capture(model: nn.Module, folds: Iterable[Fold] = (), after_sums: Iterable[n
         def forward(z):
             y, mu_hat, var_hat = BatchNormWithMoments.apply(z, scale, shift, relu, alone)
             seen.by_layer[i] = Moments(mu_hat, var_hat)
-            # y is z itself here, which an operation in place would write over
-            return y.clone() if in_place and scale is None and not relu else y
+            return y
 
         return forward
 
-    in_place = any(getattr(module, "inplace", False) for module in model.modules())
     for i, norm in enumerate(found):
         fold = by_norm.get(norm)
         one = torch.ones_like(norm.running_mean), torch.zeros_like(norm.running_mean)

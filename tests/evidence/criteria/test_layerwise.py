@@ -410,7 +410,7 @@ def test_stand_ins_for_imagenet_need_its_images(claim, name):
 
 
 def test_rows_of_three_bits_and_grids_a_channel_are_no_rows_of_the_table():
-    metrics = table(**{"ours, one grid": 3})
+    metrics = table(**{"ours (one grid)": 3})
     metrics["table"].append({"network": "first", "bits": 3, "ours": Top1(99), "DFQ": Top1(0)})
     made_up = run(metrics)
     assert len(layerwise.cells(made_up)) == 15

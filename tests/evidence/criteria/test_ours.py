@@ -42,7 +42,7 @@ WRONG = {
     "own-fusion-costs-global-pruning": [
         ("global_pruning_by_form", name, "fused", [90.0, 81.0]) for name in ("one", "two", "slim_vgg")
     ],
-    "own-three-bits": [("table", k, "DFQ", 45.0) for k in (0, 1)],
+    "own-three-bits": [("table", 0, "DFQ", 45.0)],
     "own-gaussian": [(*NORM, rival, k, 90.0) for rival in ("closed form", "Neuron Merging") for k in (0, 1)],
     "own-images": [(*NORM, "Neuron Merging", k, 83.0) for k in (0, 1)]
     + [(*NORM, "real images", k, 90.0) for k in (0, 1)],

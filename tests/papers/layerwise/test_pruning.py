@@ -303,3 +303,10 @@ def test_watchers_see_weights_move_under_the_fast_training():
     layer = layerwise_pruning.inner_layer(student, "0")
     layerwise_pruning.train(student, losses, plan, lambda _: seen.append(layer.weight.detach().sum().item()))
     assert len(set(seen)) == 3
+
+
+def test_drawn_inputs_are_no_smaller_than_a_kernel():
+    """Networks that pad by a module of its own have kernels larger than the input that is asked for."""
+    net = with_statistics(nn.Sequential(nn.Conv2d(3, 4, 5), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 1)), side=8)
+    report = layerwise_pruning.compress(net, config(size=2, steps=2))[1]
+    assert set(report["layers"]) == {"0", "3"}

@@ -20,7 +20,7 @@ WHY_NEAR = "the smallest difference of two single networks that three seeds and 
 MEANS = 0.5
 WHY_MEANS = "the smallest difference of two means over five recoveries that ten thousand test images can rule out"
 
-ABLATION = "ResNet-20 on CIFAR-10 for ResNet-18 on CIFAR-100"
+ABLATION = "ResNet-20 for ResNet-18 (in the book also CIFAR-10 for CIFAR-100)"
 SMALL = "ResNet-20 for ResNet-18, on CIFAR-100 in reduced runs and on CIFAR-10 in the book"
 TABLE9 = f"{SMALL}; one of the two data sets"
 SCENES = "a small DeepLabV3+ on CamVid, in the book on composed scenes, for DeepLabV3+ on PASCAL VOC"

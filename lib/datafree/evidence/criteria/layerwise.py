@@ -124,7 +124,7 @@ def mine(run: Run, i: int) -> Measured:
 
     Where a network needs buffers, that is the form that rounds behind them; else there is one form only.
     """
-    return run.accuracy("table", i, (ran(run, i, ["ours, one grid"]) or ["ours"])[0])
+    return run.accuracy("table", i, (ran(run, i, ["ours (one grid)"]) or ["ours"])[0])
 
 
 def row_of(run: Run, network: str, bits: int) -> int:

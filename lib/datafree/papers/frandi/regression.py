@@ -20,12 +20,19 @@ from ...errors import DataFreeError
 
 
 class Recovery(StudentConfig):
-    """How features are regressed (section 4). The schedule behind the first rate is not given: a cosine."""
+    """How features are regressed (section 4). The schedule is not given: a warm-up and a cosine."""
 
     steps: int = Field(500, ge=1, description="of SGD (section 5.1: 500)")
-    rate: float = Field(0.01, gt=0, description="of SGD (section 4: 1e-4, section 5.1: 1e-3, for wider networks)")
+    rate: float = Field(
+        0.003, gt=0, description="highest, of SGD (section 4: 1e-4, section 5.1: 1e-3, for wider networks)"
+    )
     decay: float = Field(1e-4, ge=0, description="weight decay (section 4)")
-    warmup: float = Field(0.0, ge=0, lt=1)
+    warmup: float = Field(
+        0.2,
+        ge=0,
+        lt=1,
+        description="share of the steps with a rising rate (not given); without it accuracy falls first",
+    )
     batch: int = Field(256, ge=1, description="images a step; those of a larger set are drawn anew each time")
     position: Literal["conv", "norm"] = Field("conv", description="features before or behind BatchNorm (table 2)")
     scope: Literal["tensor", "sample"] = Field("tensor", description="norms of eq. 5 over the batch, or image by image")

@@ -233,10 +233,12 @@ class _Drawn:
         self.teacher, self.student = teacher.get_submodule(name), student.get_submodule(name)
         self.graph, self.name, self.moments, self.config = graph, name, moments, config
         self.feed = _feed(graph, name, config)
+        kernel = getattr(inner_layer(teacher, name), "kernel_size", (1, 1))  # no smaller, where padding is apart
+        self.side = max(config.size, *kernel)
         self.generator = torch.Generator().manual_seed(zlib.crc32(f"{config.seed} {name}".encode()))
 
     def __call__(self) -> torch.Tensor:
-        shape = (self.config.batch, self.config.size, self.config.size)
+        shape = (self.config.batch, self.side, self.side)
         with torch.no_grad():
             x = generated_inputs.layer_input(self.graph, self.name, self.moments, shape, self.generator, feed=self.feed)
             target = self.teacher(x)

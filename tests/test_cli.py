@@ -271,7 +271,8 @@ def test_as_a_program():
 
 def test_compress_distils_from_the_command_line(run_cli, stubs, pictures, tmp_path):
     out = tmp_path / "taught.safetensors"
-    few = ("scheme=bns", "images=32", "steps=1", "batch=32", "distillation.steps=2", "distillation.batch=4")
+    few = ("scheme=gaussian", "images=32", "batch=32", "distillation.steps=2", "distillation.batch=4")
+    few += ("distillation.batchnorm=frozen",)
     code, _, err = run_cli("compress", NETWORK, "--out", out, *settings(*few))
     assert code == 0, err
     report = json.loads(out.with_suffix(".json").read_text())

@@ -289,3 +289,12 @@ def test_realigned_statistics_undo_a_change_of_scale_layer_after_layer():
     lost = (halved(pool.floats()) - net(pool.floats())).norm()
     repaired = batchnorm.realign(halved, net, pool)
     assert (repaired(pool.floats()) - net(pool.floats())).norm() < 0.01 * lost
+
+
+def test_a_channel_that_died_diverges_from_nothing():
+    """Where nothing varied and nothing varies, the divergence is zero, and it stays finite where something does."""
+    zero = torch.zeros(3)
+    mu_hat, var_hat = torch.tensor([0.0, 0.0, 1.0]), torch.tensor([0.0, 1.0, 0.0])
+    for reverse in (False, True):
+        found = batchnorm.bns_divergence(mu_hat, var_hat, zero, zero, reverse=reverse)
+        assert found[0] == 0 and (found[1:] > 0).all() and found.isfinite().all()

@@ -40,11 +40,11 @@ def bns_divergence(mu_hat, var_hat, mu, var, *, reverse: bool = False, eps: floa
         mu_hat, var_hat: [C], measured on the synthetic batch.
         mu, var: [C], stored by BatchNorm.
         reverse: KL(stored || synthetic) instead, as FRanDI expands it.
-        eps: added to the measured variance (section 3.3).
+        eps: added to the measured variance (section 3.3), and the least stored one: a channel that died has none.
     Returns:
         [C] in nats, never negative. Book: {ref}`kw-bns`.
     """
-    var_hat = var_hat + eps
+    var_hat, var = var_hat + eps, var.clamp_min(eps)
     if reverse:
         mu_hat, var_hat, mu, var = mu, var, mu_hat, var_hat
     return 0.5 * (torch.log(var / var_hat) - 1 + (var_hat + (mu_hat - mu) ** 2) / var)

@@ -116,6 +116,14 @@ def test_a_flip_of_which_no_chance_is_known_counts_as_one(register):
 # What is said
 
 
+def test_other_images_are_two_draws():
+    right, other = drawn(0.9, 0), drawn(0.8, 1, 400)
+    expected = (
+        100 * abs(right.mean() - other.mean()) / np.sqrt(100**2 * (right.var(ddof=1) / 1000 + other.var(ddof=1) / 400))
+    )
+    assert standard_errors(accuracy(right), accuracy(other)) == pytest.approx(expected, rel=0.01)
+
+
 def test_the_largest_differences_come_first_in_standard_errors(claim):
     metrics = {"a": 1.0, "b": [2.0] * 20}
     first = entry(drawn(0.9, 0), drawn(0.6, 1), metrics={"top1": {"ours": 90.0, "theirs": 60.0}} | metrics)

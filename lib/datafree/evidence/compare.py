@@ -160,22 +160,26 @@ def _numbers(first: dict, second: dict) -> Iterator[Moved]:
 
 
 def _errors_of(name: str, first: dict, second: dict) -> float | None:
-    """Difference of two accuracies on the same images in its own standard errors."""
+    """Difference of two accuracies in its own standard errors."""
     if name not in first["hits"] or name not in second["hits"]:
         return None
-    a, b = (accuracy(unpack(entry["hits"][name])) for entry in (first, second))
-    return standard_errors(a, b) if len(a.images) == len(b.images) else None
+    return standard_errors(*(accuracy(unpack(entry["hits"][name])) for entry in (first, second)))
 
 
 def standard_errors(a: Measured, b: Measured) -> float | None:
     """|a - b| over the standard error that the test images give it; None where they are not known."""
     if a.value == b.value:
         return 0.0
-    difference = a - b
-    variance = difference.variance
-    if difference.images is not None:
-        variance += difference.images.var(ddof=1) / len(difference.images)
-    return abs(difference.value) / math.sqrt(variance) if variance else None
+    if a.images is None or b.images is None or len(a.images) == len(b.images):
+        variance = _chance(a - b)
+    else:  # other test images: two draws, nothing to pair
+        variance = _chance(a) + _chance(b)
+    return abs(a.value - b.value) / math.sqrt(variance) if variance else None
+
+
+def _chance(x: Measured) -> float:
+    """The variance that the test images give a value."""
+    return x.variance + (x.images.var(ddof=1) / len(x.images) if x.images is not None else 0.0)
 
 
 def _speaks_for(effect: Effect) -> bool:

@@ -54,6 +54,7 @@ REWRITTEN = (
     # weight without use: a drawing of an arrow in every fold, and a span around each word of inline code
     (re.compile(r'<span class="sd-summary-state-marker.*?</span>', re.S), ""),
     (re.compile(r'<span class="pre">([^<]*)</span>'), r"\1"),
+    (re.compile(r'<div role="list" class="citation-list">'), '<div class="citation-list">'),  # its entries are no list items
 )
 
 

@@ -243,9 +243,14 @@ def looks() -> list[tuple[str, int, str]]:
     return found
 
 
+STILL = """document.head.appendChild(Object.assign(document.createElement('style'),
+  {textContent: '*, ::before, ::after { transition: none !important }'})) && 1"""
+
+
 def look_at(browser, address: str, width: int, theme: str) -> None:
     browser.send("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 600)
     browser.visit(address)
+    browser.value(STILL)  # colours change at once
     browser.value(f"document.documentElement.dataset.theme = {theme!r}; document.fonts.ready.then(() => 1)")
 
 

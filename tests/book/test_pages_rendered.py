@@ -111,23 +111,23 @@ def anchors(soup: BeautifulSoup) -> set[str]:
     }
 
 
-def dead_links(page: Path, soup: BeautifulSoup, pages: dict[Path, BeautifulSoup]) -> list[str]:
+def dead_links(page: Path, soup: BeautifulSoup, known: dict[Path, set[str]]) -> list[str]:
+    """Links of a page that lead nowhere; `known`: the anchors of each page."""
     dead = []
     for link in soup.find_all("a", href=True):
         parts = urlsplit(link["href"])
         if parts.scheme or parts.netloc:
             continue
         target = (page.parent / unquote(parts.path)).resolve() if parts.path else page
-        if not target.exists() or (
-            parts.fragment and target in pages and unquote(parts.fragment) not in anchors(pages[target])
-        ):
+        if not target.exists() or (parts.fragment and target in known and unquote(parts.fragment) not in known[target]):
             dead.append(link["href"])
     return dead
 
 
 def test_every_internal_link_and_anchor_resolves(pages):
     pages = {page.resolve(): soup for page, soup in pages.items()}
-    found = {page.name: dead for page, soup in pages.items() if (dead := dead_links(page, soup, pages))}
+    known = {page: anchors(soup) for page, soup in pages.items()}
+    found = {page.name: dead for page, soup in pages.items() if (dead := dead_links(page, soup, known))}
     assert found == {}
 
 

@@ -52,7 +52,7 @@ rule images:
 
 rule audit:
     input: [RECORD.format(profile=PROFILE, name=name, seed=seed) for name, _, seed in (run.rpartition("-seed") for run in DUE)]
-    shell: "{DATAFREE} publish {DUE} --profile {PROFILE}"
+    shell: "{DATAFREE} publish --profile {PROFILE}"
 
 
 # First of all, because several chapters wait for them.

@@ -312,13 +312,11 @@ def pack(out: Annotated[Path | None, typer.Option(help="default: _build/datafree
 
 
 @app.command(hidden=True)
-def publish(
-    runs: Annotated[list[str] | None, typer.Argument(help="runs, as NOTEBOOK-seedK")] = None, profile: Profile = "book"
-):
-    """Copy fresh records to book/records."""
+def publish(profile: Profile = "book"):
+    """Copy fresh records to book/records, where none of today is committed."""
     from .book.build import publish_records
 
-    typer.echo(f"{publish_records(profile, runs or [])} fresh records are in book/records")
+    typer.echo(f"{publish_records(profile)} fresh records are in book/records")
 
 
 @app.command(hidden=True)

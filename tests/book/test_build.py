@@ -200,6 +200,15 @@ def test_an_audit_makes_what_no_record_of_today_stands_for(root, planned):
     assert runs == [f"{name}-seed1" for name in ALL[1:]] and steps == {"synthesise": 3}
 
 
+def test_what_an_interrupted_audit_has_finished_is_published(root):
+    build.publish_records("book")  # seed 0 of every chapter
+    record_of_today("08_udfc", seed=1)
+    run.places("08_udfc", "book", 2)[1].write_text("{}")
+    assert build.publish_records("book") == 1
+    assert sorted(path.name for path in (files.RECORDS / "book" / "08_udfc").glob("*")) == ["seed0.json", "seed1.json"]
+    assert build.publish_records("book") == 0
+
+
 def test_a_lost_page_folder_is_rendered_again(root, planned):
     shutil.rmtree(root / "_build" / "html")
     assert planned() == ([], {"html": 1})

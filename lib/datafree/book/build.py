@@ -113,14 +113,18 @@ def render(profile: str) -> Path:
     return HTML / "index.html"
 
 
-def publish_records(profile: str, runs: list[str]) -> int:
-    """Copy the fresh records of runs named NOTEBOOK-seedK to book/records, where they are committed; return their number."""
-    for name in runs:
-        notebook, _, seed = name.rpartition("-seed")
-        _, fresh = run.places(notebook, profile, int(seed))
-        target = files.RECORDS / fresh.relative_to(files.BUILD / "records")
-        files.write_atomically(target, lambda temporary, fresh=fresh: shutil.copyfile(fresh, temporary))
-    return len(runs)
+def publish_records(profile: str) -> int:
+    """Copy to book/records the fresh records for which none of today is committed; return their number.
+
+    What an interrupted audit has finished is published by the next one.
+    """
+    fresh = sorted((files.BUILD / "records" / profile).glob("*/seed*.json"))
+    runs = [plan.Due(path.parent.name, int(path.stem.removeprefix("seed"))) for path in fresh]
+    wanted = [path for path, one in zip(fresh, runs, strict=True) if plan.is_only_fresh(*one, profile)]
+    for path in wanted:
+        target = files.RECORDS / path.relative_to(files.BUILD / "records")
+        files.write_atomically(target, lambda temporary, path=path: shutil.copyfile(path, temporary))
+    return len(wanted)
 
 
 def orphans() -> list[str]:

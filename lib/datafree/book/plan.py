@@ -61,9 +61,19 @@ def is_current(notebook: str, seed: int, profile: str) -> bool:
 
 def has_record(notebook: str, seed: int, profile: str) -> bool:
     """Whether a committed or a fresh record of this run is of today."""
+    return any(_is_of_today(record, notebook, seed, profile) for record in _records(notebook, seed, profile))
+
+
+def is_only_fresh(notebook: str, seed: int, profile: str) -> bool:
+    """Whether the fresh record of this run is of today, and the committed one is not."""
+    committed, fresh = (_is_of_today(record, notebook, seed, profile) for record in _records(notebook, seed, profile))
+    return fresh and not committed
+
+
+def _records(notebook: str, seed: int, profile: str) -> tuple[Path, Path]:
+    """Where the committed and the fresh record of a run lie."""
     _, fresh = run.places(notebook, profile, seed)
-    committed = files.RECORDS / fresh.relative_to(files.BUILD / "records")
-    return any(_is_of_today(record, notebook, seed, profile) for record in (committed, fresh))
+    return files.RECORDS / fresh.relative_to(files.BUILD / "records"), fresh
 
 
 def _is_of_today(record: Path, notebook: str, seed: int, profile: str) -> bool:

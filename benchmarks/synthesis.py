@@ -16,7 +16,7 @@ from . import networks, peers
 from .harness import Sides, case, furthest, growth
 
 GROUP = "Images from BatchNorm"
-BATCH, STEPS, FEW = 128, 5, 3
+BATCH, STEPS, FEW = 128, 10, 3
 """Images a step; steps of one measurement, which shares what is set up before the first; and those of the slow ways."""
 
 FLOOR = "forward and backward of the network as it is, to its input"

@@ -23,10 +23,10 @@ from datafree.book.bench import Sides as Pair
 from datafree.core.cost import measured
 from datafree.errors import DataFreeError
 
-BUDGET = 2.5
+BUDGET = 1.5
 """Seconds that the repeats of one case may take, beyond the fewest."""
 
-FEWEST, MOST = 3, 15
+FEWEST, MOST = 3, 9
 """Repeats of a case."""
 
 SHORT = 0.02

@@ -119,10 +119,10 @@ for _peer in ("ZeroQ", "Deep Inversion"):
 @growth(
     "synthesis step",
     {
-        "batch": (16, 32, 64, 128),
-        "depth": (8, 14, 20, 32, 44),
-        "width": (8, 16, 32, 64),
-        "image side": (16, 24, 32, 48),
+        "batch": (16, 32, 64),
+        "depth": (8, 14, 20, 32),
+        "width": (8, 16, 32),
+        "image side": (16, 24, 32),
     },
     times=FEW,
 )

@@ -295,12 +295,15 @@ def pdf(out: Annotated[Path | None, typer.Option(help="default: _build/book.pdf"
 
 
 @app.command()
-def student(out: Annotated[Path | None, typer.Option(help="default: _build/student")] = None):
-    """Write the chapters without the solutions of their exercises, to hand out."""
+def student(
+    out: Annotated[Path | None, typer.Option(help="default: _build/student, or _build/instructor")] = None,
+    solved: Annotated[bool, typer.Option("--solved", help="with all solutions and tests, for who teaches")] = False,
+):
+    """Write the chapters without the solutions of their exercises, to hand out; code exercises are in nbgrader's form."""
     from .book import student as handing
 
-    written = handing.hand_out(out or handing.PLACE)
-    typer.echo(f"{len(written)} chapters without solutions are in {written[0].parent}")
+    written = handing.hand_out(out or (handing.TEACHER if solved else handing.PLACE), solved)
+    typer.echo(f"{len(written)} chapters {'with' if solved else 'without'} solutions are in {written[0].parent}")
 
 
 @app.command()

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataFreeError
-from . import library_source, markdown
+from . import code_exercises, library_source, markdown
 
 COLUMNS = 88
 """Width of code on a page."""
@@ -276,14 +276,26 @@ def with_exercises(cells: list[Cell], chapter: int, level: Callable[[str], int])
         if match["kind"] == "exercise":
             numbers[label] = f"{chapter}.{len(numbers) + 1}"
         hard = level(label) if match["kind"] == "exercise" else None
-        title = match["title"].strip()
-        return markdown.page(
-            match["kind"], title=title, label=label, text=text, number=numbers[label], level=hard
-        ).rstrip()
+        box = {"title": match["title"].strip(), "label": label, "number": numbers[label], "level": hard}
+        code = code_exercises.find(label) if match["kind"] == "exercise" else None
+        if code is None:
+            return markdown.page(match["kind"], text=text, **box).rstrip()
+        task_box = markdown.page("exercise", text=f"{text}\n\n{code_task(code)}", **box)
+        return f"{task_box}\n{markdown.page('solution', text=code_solution(code), **box)}".rstrip()
 
     return [
         cell | {"source": TASK.sub(shown, text_of(cell))} if cell["cell_type"] == "markdown" else cell for cell in cells
     ]
+
+
+def code_task(one: code_exercises.CodeExercise) -> str:
+    """What is to be written, and the tests that everybody sees, as Markdown."""
+    return f"```python\n{one.starter}\n```\n\nThis must hold, and more:\n\n```python\n{one.visible_tests}\n```"
+
+
+def code_solution(one: code_exercises.CodeExercise) -> str:
+    """The solution and all tests, as Markdown."""
+    return f"```python\n{one.solution}\n```\n\nAll tests:\n\n```python\n{one.all_tests}\n```"
 
 
 def without_cited_numbers(cell: Cell) -> Cell:

@@ -1,19 +1,19 @@
-"""Notebooks to hand out: the chapters without the solutions of their exercises, and the list of these for who teaches."""
+"""Notebooks to hand out, without the solutions of their exercises; the same with them; and the list for who teaches."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from .. import files
 from ..evidence.notebook_text import notebooks
-from . import markdown, staging
+from . import code_exercises, markdown, staging
 from .chapter_text import level, number
 
 PLACE = files.BUILD / "student"
-SOLUTION = "solution"
-"""Tag of a code cell that solves an exercise."""
+TEACHER = files.BUILD / "instructor"
 
 
 class Exercise(NamedTuple):
@@ -26,26 +26,39 @@ class Exercise(NamedTuple):
     solution: str
 
 
-def without_solutions(notebook: dict[str, Any]) -> dict[str, Any]:
-    """The notebook without solutions, be they text or cells with the tag `solution`."""
-    cells = []
-    for cell in notebook["cells"]:
-        if SOLUTION in cell["metadata"].get("tags", []):
-            continue
-        if cell["cell_type"] == "markdown":
-            kept = staging.TASK.sub(
-                lambda match: "" if match["kind"] == "solution" else match[0], staging.text_of(cell)
-            )
-            cell = cell | {"source": "\n\n".join(part.strip("\n") for part in kept.split("\n\n\n") if part.strip())}
-        cells.append(cell)
-    return notebook | {"cells": cells}
+def copied(notebook: dict[str, Any], solved: bool = False) -> dict[str, Any]:
+    """The notebook to hand out: cells to write in behind each exercise in code; no solutions unless `solved`."""
+    return notebook | {"cells": [part for cell in notebook["cells"] for part in _parts(cell, solved)]}
 
 
-def hand_out(folder: Path = PLACE) -> list[Path]:
-    """Write all chapters without their solutions to `folder`."""
+def _parts(cell: dict[str, Any], solved: bool) -> Iterator[dict[str, Any]]:
+    """A cell, without solutions in words, and split behind each exercise in code, where its cells come."""
+    if cell["cell_type"] != "markdown":
+        yield cell
+        return
+    text, start, count = staging.text_of(cell), 0, 0
+    for match in staging.TASK.finditer(text):
+        one = code_exercises.find(staging.task(match)[0]) if match["kind"] == "exercise" else None
+        if one:
+            yield _piece(cell, text[start : match.end()], solved, count)
+            yield from code_exercises.cells(one, solved)
+            start, count = match.end(), count + 1
+    if text[start:].strip():
+        yield _piece(cell, text[start:], solved, count)
+
+
+def _piece(cell: dict[str, Any], text: str, solved: bool, count: int) -> dict[str, Any]:
+    kept = staging.TASK.sub(lambda m: "" if m["kind"] == "solution" and not solved else m[0], text)
+    source = "\n\n".join(part.strip("\n") for part in kept.split("\n\n\n") if part.strip()).strip("\n")
+    named = {"id": f"{cell['id']}-{count}"} if count and "id" in cell else {}
+    return cell | named | {"source": source}
+
+
+def hand_out(folder: Path = PLACE, solved: bool = False) -> list[Path]:
+    """Write all chapters to `folder`: without their solutions, or `solved`."""
     written = []
     for path in notebooks():
-        text = json.dumps(without_solutions(json.loads(path.read_text(encoding="utf-8"))), indent=1, ensure_ascii=False)
+        text = json.dumps(copied(json.loads(path.read_text(encoding="utf-8")), solved), indent=1, ensure_ascii=False)
         target = folder / path.name
         written.append(files.write_atomically(target, lambda fresh, text=text: fresh.write_text(text + "\n", "utf-8")))
     return written
@@ -58,8 +71,9 @@ def exercises(path: Path) -> list[Exercise]:
     for match in (m for c in cells if c["cell_type"] == "markdown" for m in staging.TASK.finditer(staging.text_of(c))):
         label, text = staging.task(match)
         if match["kind"] == "exercise":
-            place = f"{number(path.stem)}.{len(found) + 1}"
-            found[label] = Exercise(place, label, match["title"].strip(), level(path.stem, label), "")
+            place, code = f"{number(path.stem)}.{len(found) + 1}", code_exercises.find(label)
+            solution = staging.code_solution(code) if code else ""
+            found[label] = Exercise(place, label, match["title"].strip(), level(path.stem, label), solution)
         else:
             found[label] = found[label]._replace(solution=text)
     return list(found.values())

@@ -29,7 +29,7 @@ Cell = dict[str, Any]
 def staged(notebook: dict) -> dict:
     """The notebook as a page: code of the library drawn, bookkeeping folded or gone."""
     known = imports(notebook["cells"])
-    story = [without_chatter(cell) for cell in notebook["cells"] if not _ends(cell)]
+    story = [without_chatter(cell) for cell in notebook["cells"] if not _unseen(cell)]
     cells = [part for cell in story for part in with_sources(cell, known)]
     cells = [without_cited_numbers(wrapped(cell)) for cell in cells]
     return notebook | {"cells": joined(list(folded(cells, known)))}
@@ -60,9 +60,10 @@ def imports(cells: list[Cell]) -> dict[str, str]:
     return known
 
 
-def _ends(cell: Cell) -> bool:
-    """Whether the cell only writes the record."""
-    return cell["cell_type"] == "code" and text_of(cell).strip() == "chapter.finish()"
+def _unseen(cell: Cell) -> bool:
+    """Whether the cell only gets the library, or only writes the record."""
+    launches = "launch" in cell["metadata"].get("tags", [])
+    return launches or (cell["cell_type"] == "code" and text_of(cell).strip() == "chapter.finish()")
 
 
 def without_chatter(cell: Cell) -> Cell:

@@ -33,6 +33,9 @@ REPORTING = ("evidence", "book.show", "book.plots", "book.figures", "book.parame
 LIBRARY = Path(__file__).parents[1]
 """The folder of the package that this file belongs to."""
 
+UNCOUNTED = {"parameters", "launch"}
+"""Tags of cells that do not count: parameters count by their values, and how the library gets there changes nothing."""
+
 
 def fingerprint(notebook: str, parameters: dict[str, Any]) -> str:
     """The fingerprint of a run of `notebook` with these parameters, as the library is now; the device does not count."""
@@ -79,7 +82,7 @@ def notebook_code(notebook: str) -> str:
 
 
 def _notebook_code(path: Path) -> str:
-    counted = (c for c in read_cells(path) if c.kind == "code" and "parameters" not in c.tags)
+    counted = (c for c in read_cells(path) if c.kind == "code" and not UNCOUNTED & set(c.tags))
     try:
         return "\n".join(_dumped(cell.source) for cell in counted)
     except SyntaxError as error:

@@ -13,7 +13,7 @@ from datafree.book import parameters, staging
 from datafree.evidence import fingerprint
 from datafree.evidence.notebook_text import notebooks, read_cells
 
-RUN = '''
+RUN = """
 import json, sys
 from pathlib import Path
 sys.path[:] = [p for p in sys.path if not (Path(p) / "datafree").is_dir()]
@@ -23,7 +23,7 @@ shell = InteractiveShell.instance()
 for source in json.loads(Path("cells.json").read_text()):
     shell.run_cell(source).raise_error()
 print("from", Path(shell.user_ns["datafree"].__file__).parents[2].name)
-'''
+"""
 
 
 def launches(path):

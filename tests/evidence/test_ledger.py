@@ -382,6 +382,5 @@ def test_the_committed_records_can_all_be_read(run_cli, monkeypatch):
     monkeypatch.setattr(files, "RECORDS", files.ROOT / "book" / "records")
     code, out, err = run_cli("ledger", "--check")
     assert code == 0, err
-    assert all(
-        json.loads(p.read_text())["digest"] == digest(json.loads(p.read_text())) for p in files.RECORDS.rglob("*.json")
-    )
+    records = [json.loads(p.read_text()) for p in files.RECORDS.glob("*/*/seed*.json")]
+    assert len(records) > 30 and all(r["digest"] == digest(r) for r in records)

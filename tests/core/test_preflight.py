@@ -79,3 +79,21 @@ def test_a_sound_network_passes_and_is_left_as_it_was():
     assert checked(model, SHAPE) == (2, 5)
     assert model.training and all(p.requires_grad for p in model.parameters())
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+class Reads(nn.Module):
+    """A module that reads the weight of a layer which it never calls."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.last = nn.Conv2d(3, 4, 1), nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.last(nn.functional.conv2d(x, self.layer.weight).mean((2, 3)))
+
+
+def test_a_layer_that_is_never_called_is_named():
+    model = Reads()
+    with pytest.raises(DataFreeError, match="'layer' is not called"):
+        checked(model, (3, 4, 4))
+    assert not model.layer._forward_pre_hooks

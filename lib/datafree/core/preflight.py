@@ -23,7 +23,9 @@ def checked(model: nn.Module, shape: tuple[int, int, int]) -> torch.Size:
     """
     check_layers(model)
     check_values(model)
-    return check_output(model, shape)
+    made = check_output(model, shape)
+    check_called(model, shape)
+    return made
 
 
 def check_layers(model: nn.Module) -> None:
@@ -80,3 +82,23 @@ def check_output(model: nn.Module, shape: tuple[int, int, int]) -> torch.Size:
     if not made.isfinite().all():
         raise DataFreeError("the network gives NaN or infinity for images of zeros; it is damaged.")
     return made.shape
+
+
+@torch.no_grad()
+def check_called(model: nn.Module, shape: tuple[int, int, int]) -> None:
+    """DataFreeError, by name, where a layer is never called: attention, for one, reads the weight of a layer within it."""
+    layers = {m: n for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
+    called: set[nn.Module] = set()
+    hooks = [layer.register_forward_pre_hook(lambda module, _: called.add(module)) for layer in layers]
+    try:
+        with frozen(model):
+            model(torch.zeros(2, *shape, device=next(model.parameters(), torch.empty(0)).device))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    for layer, name in layers.items():
+        if layer not in called:
+            raise DataFreeError(
+                f"layer '{name}' is not called when the network runs: it is unused, or its weight is read by what holds it, "
+                "as in attention, which cannot be compressed."
+            )

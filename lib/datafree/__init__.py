@@ -19,6 +19,7 @@ CALLS = {
     "Result": "core.register.Result",
     "compress": "api.compress",
     "evaluate": "api.evaluate",
+    "export": "export.export",
     "images": "data.sources.load_images",
     "load": "networks.weights.load_network",
     "load_compressed": "api.load_compressed",

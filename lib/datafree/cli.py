@@ -17,6 +17,11 @@ import typer
 from .errors import DataFreeError
 
 Model = Annotated[str, typer.Argument(help="name of the network, for instance resnet20")]
+Network = Annotated[
+    str, typer.Argument(help="name of the network, for instance resnet20, or FILE.py:FUNCTION that builds your own")
+]
+Input = Annotated[str, typer.Option("--input", help="of your own network: shape of one image, for instance 3x224x224")]
+Report = Annotated[Path | None, typer.Option(help="the .json of `datafree compress`, where --weights is its output")]
 Weights = Annotated[
     Path | None, typer.Option(help="a name of `datafree inputs`, or a state dict; default: the embedded weights")
 ]
@@ -96,11 +101,12 @@ def train(
 
 @app.command()
 def compress(
-    model: Model,
+    model: Network,
     out: Out,
     method: Annotated[str, typer.Option(help="one of those that `datafree methods` lists")] = "knowledge_within",
     parameter: Settings = None,
     weights: Weights = None,
+    input: Input = "",
     mean: Numbers = "",
     std: Numbers = "",
     device: Device = "auto",
@@ -108,18 +114,26 @@ def compress(
     """Compress a network by one of the papers; defaults are the papers' settings, and may take long.
 
     `datafree methods NAME` lists what -p can set; a dot leads into a group: -p recovery.steps=100.
+    Beside the weights come the report as .json, which reads them back, and as .html, for people.
     """
     from . import api, files
+    from .book import report_page
     from .config import from_text, pairs, validate
+    from .core.preflight import checked
     from .core.register import method_named
-    from .networks.zoo import image_shape
+    from .networks import own
 
     files.weights_name(out)
     cls = method_named(method).config
     config = validate(cls, from_text(cls, pairs(parameter or [])), "compress")
+    shape = _shape(model, input)
     network = _network(model, weights, mean, std, device)
-    result = api.compress(network, config, shape=image_shape(model))
+    checked(network, shape)
+    result = api.compress(network, config, shape=shape)
+    if own.is_own(model):
+        result.report.update(mean=own.numbers(mean), std=own.numbers(std))
     api.save_compressed(result, out)
+    report_page.write(model, result, out.with_suffix(".html"))
     report = result.report
     typer.echo(
         f"{model}: {report['bytes_float']:.0f} -> {report['bytes']:.0f} bytes, "
@@ -130,10 +144,54 @@ def compress(
 def _network(model: str, weights: Path | None, mean: str, std: str, device: str):
     """The network of those names on a device, with the normalisation of its input if one is given."""
     from .config import triple
+    from .networks import own
     from .networks.weights import load_network
 
+    if own.is_own(model):
+        return own.load_own(model, weights, device=device, mean=own.numbers(mean), std=own.numbers(std))
     settings = {name: value for name, text in (("mean", mean), ("std", std)) if (value := triple(text))}
     return load_network(model, weights, device=device, **settings)
+
+
+def _compressed(model: str, weights: Path | None, report: Path, device: str):
+    """What `datafree compress` wrote, read back."""
+    from . import api
+    from .networks import own
+
+    if own.is_own(model) and report.is_file():
+        said = api.read_report(report)
+        own.join_zoo(model, said.get("mean"), said.get("std"))
+    return api.load_compressed(model, weights, report, device=device)
+
+
+def _shape(model: str, input: str) -> tuple[int, int, int]:
+    """The shape of one image: that of a network of the zoo, or the one given for the reader's own."""
+    from .networks import own
+    from .networks.zoo import image_shape
+
+    if own.is_own(model) != bool(input):
+        raise DataFreeError(
+            "--input is the shape of one image of your own network, FILE.py:FUNCTION; give both, or neither."
+        )
+    return own.shape_of(input) if input else image_shape(model)
+
+
+@app.command()
+def export(
+    model: Network,
+    out: Annotated[Path, typer.Option(help="an .onnx file, for onnxruntime, or a .pt2 file, for torch.export.load")],
+    weights: Weights = None,
+    report: Report = None,
+    input: Input = "",
+    mean: Numbers = "",
+    std: Numbers = "",
+):
+    """Write a network, float or compressed, as a file that runs without this library."""
+    from . import export as exporting
+
+    network = _compressed(model, weights, report, "cpu") if report else _network(model, weights, mean, std, "cpu")
+    exporting.export(network, out, _shape(model, input))
+    typer.echo(f"{model}: {out.stat().st_size} bytes -> {out}")
 
 
 @app.command()
@@ -164,13 +222,12 @@ def _settings(cls, prefix: str = "") -> Iterator[str]:
 
 @app.command()
 def evaluate(
-    model: Model,
+    model: Network,
     weights: Weights = None,
     mean: Numbers = "",
     std: Numbers = "",
-    report: Annotated[
-        Path | None, typer.Option(help="the .json of `datafree compress`, where --weights is its output")
-    ] = None,
+    report: Report = None,
+    input: Input = "",
     data: Data = "cifar10-stub",
     root: Root = None,
     device: Device = "auto",
@@ -180,11 +237,9 @@ def evaluate(
     from .data.sources import load_images
     from .networks.zoo import image_size
 
-    if report:
-        network = api.load_compressed(model, weights, report, device=device)
-    else:
-        network = _network(model, weights, mean, std, device)
-    images = load_images(data, "test", root=root, size=image_size(model), device=device)
+    network = _compressed(model, weights, report, device) if report else _network(model, weights, mean, std, device)
+    size = _shape(model, input)[1:] if input else image_size(model)
+    images = load_images(data, "test", root=root, size=size, device=device)
     names = {"top1": "top-1", "top5": "top-5", "mean_iou": "mean IoU"}
     found = ", ".join(f"{names[name]} {value:.2f} %" for name, value in api.evaluate(network, images).items())
     typer.echo(f"{model}: {found} on {len(images)} images")
@@ -253,11 +308,12 @@ def build(
     ] = None,
     seeds: Annotated[int, typer.Option(help="of an audit: seeds 0, 1, ...", min=1)] = 3,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="only say what would be made")] = False,
+    executor: Annotated[str, typer.Option(help="local, or slurm: the runs as jobs of a cluster")] = "local",
 ):
     """Bring the book (or a part of it) up to date: only what changed is made again."""
     from .book import build as book
 
-    book.build(goal, profile, cores, seeds, dry_run)
+    book.build(goal, profile, cores, seeds, dry_run, executor)
     if goal == "book" and not dry_run:
         typer.echo(f"The book is ready: {book.HTML / 'index.html'}")
 

@@ -139,7 +139,9 @@ def test_pages_build_without_a_warning_and_their_links_resolve(site):
     )
     assert f'href="{RECORDED}.html#kw-moments"' in equations
     runtimes = (site / "runtimes.html").read_text()
-    assert runtimes.count("<tr") == 1 + 5 and "345" in runtimes and "smoke" in runtimes and "threads 2" in runtimes
+    assert (
+        runtimes.count("<tr") == 1 + 5 + 1 + 3 and "345" in runtimes and "smoke" in runtimes and "threads 2" in runtimes
+    )
 
     speed = read(site / "bench.html")
     assert speed.img["alt"].startswith("step over batch") and (site / speed.img["src"]).is_file()

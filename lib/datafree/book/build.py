@@ -7,6 +7,7 @@ only when they are complete, so an interrupted or failed build leaves the last g
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import os
 import re
@@ -29,6 +30,9 @@ TEXTS = ("chapters.yaml", "front.yaml", "explore.yaml", "handouts.yaml")
 
 EQUATIONS = files.BUILD / "equations.md"
 LOGS = files.BUILD / "logs"
+
+EXECUTORS = ("slurm",)
+"""Where runs can be started but on this machine; each has its Snakemake profile in book/NAME."""
 
 
 def stage(profile: str, notebooks: list[str]) -> Path:
@@ -147,14 +151,16 @@ def _busy(_, process: str | None) -> str:
 
 
 def build(
-    goal: str = "book", profile: str = "book", cores: int | None = None, seeds: int = plan.AUDITED, dry: bool = False
-) -> None:
+    goal: str = "book", profile: str = "book", cores: int | None = None, seeds: int = plan.AUDITED, dry: bool = False,
+    executor: str = "local",
+) -> None:  # fmt: skip
     """Bring `goal` up to date with Snakemake; one build at a time, left-over locks are removed.
 
     Args:
         cores: default: `plan.usual_cores`.
         seeds: of an audit, how many.
         dry: only print which steps there are to do.
+        executor: where runs are started: local, or slurm (settings in book/slurm/config.yaml).
     Raises:
         DataFreeError: another build or a left-over process is at work, or a step failed.
     """
@@ -164,7 +170,7 @@ def build(
         if left_over:
             raise DataFreeError(left_over[0])
         due = plan.due(goal, profile, seeds)
-        command = _snakemake(goal, profile, cores, due)
+        command = [*_snakemake(goal, profile, cores, due), *_executor(executor)]
         if dry:
             _tell_plan(due, command)
             return
@@ -202,6 +208,17 @@ def _snakemake(goal: str, profile: str, cores: int, due: list[plan.Due]) -> list
     ]
     forced = plan.forced(due, profile)
     return [*command, *(["--forcerun", *map(str, forced)] if forced else [])]
+
+
+def _executor(name: str) -> list[str]:
+    """What tells Snakemake to start its jobs elsewhere; nothing where they run on this machine."""
+    if name == "local":
+        return []
+    if name not in EXECUTORS:
+        raise DataFreeError(f"the executor '{name}' is not known; choose one of local, {', '.join(EXECUTORS)}.")
+    if importlib.util.find_spec(f"snakemake_executor_plugin_{name}") is None:
+        raise DataFreeError(f"the executor '{name}' is not installed; pip install 'datafree[{name}]'.")
+    return ["--workflow-profile", str(files.ROOT / "book" / name)]
 
 
 def _supervise(command: list[str], lock: int) -> int:

@@ -10,7 +10,7 @@ from .. import files
 from ..evidence import claims, compare, ledger
 from ..evidence.record import read, read_all
 from ..evidence.verdict import SCALES
-from . import bench, effects, equations, front, handouts, paper_scale, student
+from . import bench, effects, equations, front, handouts, paper_scale, plan, student
 from .equations import Cell, Equation
 from .markdown import page
 
@@ -159,7 +159,24 @@ def runtimes_page(found: list[dict[str, Any]]) -> str:
         }
         for record in found
     ]
-    return page("runtimes", runs=runs, machines=machines)
+    return page("runtimes", runs=runs, machines=machines, audits=audit_costs(found), seeds=plan.AUDITED)
+
+
+def audit_costs(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What an audit of each profile costs a seed, by the mean of its recorded runs: CPU hours, the longest run, what is open."""
+    chapters = sorted({path.stem for path in (files.ROOT / "notebooks").glob("*.ipynb")})
+    costs = []
+    for profile in ("book", "reduced", "paper"):
+        seconds: dict[str, list[float]] = {}
+        for record in found:
+            if record["profile"] == profile:
+                spent = record.get("cpu_seconds")
+                seconds.setdefault(record["notebook"], []).append(record["seconds"] if spent is None else spent)
+        means = {name: sum(values) / len(values) for name, values in seconds.items()}
+        hours, longest = sum(means.values()) / 3600, max(means.values(), default=0) / 3600
+        open_ = [name for name in chapters if name not in means]
+        costs.append({"profile": profile, "chapters": len(means), "hours": hours, "longest": longest, "open": open_})
+    return costs
 
 
 def write_pages(folder: Path, notebook_folder: Path | None = None) -> list[Path]:

@@ -28,6 +28,19 @@ def test_docstrings_and_comments_do_not_count(module, changed):
     assert changed != SOURCE and module(changed) == module(SOURCE)
 
 
+@pytest.mark.parametrize(
+    "check",
+    ["if x < 0:\n        raise ValueError(x)", "preflight.checked(x)", "from ..errors import DataFreeError"],
+)
+def test_checks_that_refuse_an_input_do_not_count(module, check):
+    assert module(SOURCE.replace("    return", f"    {check}\n    return")) == module(SOURCE)
+
+
+def test_a_branch_counts(module):
+    branch = "if x < 0:\n        raise ValueError(x)\n    else:\n        x += 1"
+    assert module(SOURCE.replace("    return", f"    {branch}\n    return")) != module(SOURCE)
+
+
 @pytest.mark.parametrize("changed", [SOURCE.replace("/ 2", "/ 3"), SOURCE + "\nA = 1\n"])
 def test_code_counts(module, changed):
     assert module(changed) != module(SOURCE)

@@ -2,7 +2,7 @@
 
 It covers the notebook's code, its parameters, the library's modules that the notebook imports, directly or through
 others (docstrings and comments aside), and the versions of the packages that compute. What only draws or reports does
-not change a measurement and is left out.
+not change a measurement and is left out; so are checks that refuse an input: a run that they let pass, they do not change.
 """
 
 from __future__ import annotations
@@ -27,7 +27,10 @@ PACKAGE = __name__.partition(".")[0]
 PACKAGES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn")
 """Packages whose version may change a number."""
 
-REPORTING = ("evidence", "book.show", "book.plots", "book.figures", "book.parameters", "core.provenance", "core.cost")
+REPORTING = (
+    *("evidence", "book.show", "book.plots", "book.figures", "book.parameters"),
+    *("core.provenance", "core.cost", "core.preflight", "errors"),
+)
 """Modules (and those below them) that do not change what is measured; of the parameters, the values count."""
 
 LIBRARY = Path(__file__).parents[1]
@@ -103,10 +106,27 @@ def code_hash(path: Path) -> str:
 def _text_hash(text: str) -> str:
     tree = ast.parse(text)
     for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(body, list):  # a text that stands alone is a docstring, of whatever it follows
-            node.body = [n for n in body if not (isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant))]
+        for field in ("body", "orelse", "finalbody"):
+            statements = getattr(node, field, None)
+            if isinstance(statements, list):
+                setattr(node, field, [n for n in statements if not _is_text(n) and not _is_check(n)])
     return hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:16]
+
+
+def _is_text(node: ast.stmt) -> bool:
+    """A text that stands alone: the docstring of whatever it follows."""
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+
+
+def _is_check(node: ast.stmt) -> bool:
+    """`if ...: raise ...`, a call of the preflight for its own sake, or an import that only checks need."""
+    if isinstance(node, ast.If):
+        return isinstance(node.body[0], ast.Raise) and not node.orelse
+    if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+        return ast.unparse(node.value.func).startswith("preflight.")
+    return isinstance(node, ast.ImportFrom) and (
+        node.module == "errors" or [a.name for a in node.names] == ["preflight"]
+    )
 
 
 def _file(module: str) -> Path:

@@ -68,6 +68,16 @@ def test_fewer_than_three_independent_runs_decide_nothing(values):
     assert judge(runs(values), "book").state == "undecided"
 
 
+@pytest.mark.parametrize(("ahead", "state"), [(0.2, "reproduced"), (-0.2, "contradicted"), (0.0, "undecided")])
+def test_a_method_without_chance_is_decided_by_the_images(ahead, state):
+    """Three seeds that change no image: n is one, and the interval is that of one paired comparison."""
+    rng = np.random.default_rng(3)
+    a, b = accuracy(rng.random(1000) < 0.7 + ahead), accuracy(rng.random(1000) < 0.7)
+    verdict = judge([{"": above(a - b)}] * 3, "book")
+    assert (verdict.state, verdict.n, verdict.runs) == (state, 1, 3)
+    assert judge([{"": above(a - b)}] * 2, "book").state == "undecided"
+
+
 @pytest.mark.parametrize(
     ("values", "state"),
     [([1, 1.1, 0.9], "reproduced"), ([-1, -1.1, -0.9], "contradicted"), ([1, -1, 0.2], "undecided")],

@@ -60,7 +60,7 @@ def counted(row: dict[str, Any]) -> str:
     if row["identity"]:
         return f"{runs} {'run' if runs == 1 else 'runs'} in which the algebra was checked."
     if row["n"] < runs:
-        return f"{row['n']} of {runs} runs: the others repeat their numbers, because the seed changes nothing in some part."
+        return f"{row['n']} of {runs} runs: the others repeat their numbers, because the seed changes nothing in some part; there the test images decide."
     return f"{runs} independent {'run' if runs == 1 else 'runs'} of the chapter, a seed each."
 
 

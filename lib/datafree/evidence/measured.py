@@ -30,6 +30,11 @@ class Measured:
     images: np.ndarray | None = field(default=None, repr=False)
     variance: float = 0.0
 
+    @property
+    def chance(self) -> float:
+        """Variance that the test images bring; 0 where nothing is known of it."""
+        return self.variance + (0.0 if self.images is None else float(self.images.var(ddof=1) / len(self.images)))
+
     def _combined(self, other: Measured | float, value: float, mine: float, theirs: float) -> Measured:
         """`value` with the contributions mine * (x_i - x) + theirs * (y_i - y): first order in both."""
         other = other if isinstance(other, Measured) else Measured(float(other))

@@ -8,6 +8,9 @@ seeds its mean has an interval of 95 % that holds the seeds' share of chance and
     partly          a compound claim with a part that is reproduced and one that is not
     undecided       the interval holds zero, or there are fewer than three seeds
     identity        algebra, checked exactly in every run; counted apart
+
+A method without chance gives the same numbers whatever the seed: n is then one, three seeds or more have shown it, and
+only the test images' share is left. Where that is known, it decides; where it is not, the part stays undecided.
 """
 
 from __future__ import annotations
@@ -85,11 +88,23 @@ def interval(distances: Sequence[Measured]) -> Interval:
     d = np.array([m.value for m in distances])
     if len(d) < 2:
         return Interval(float(d.mean()), -math.inf, math.inf)
+    if is_settled(distances):
+        half = _quantile(None) * math.sqrt(distances[0].chance)
+        return Interval(float(d.mean()), float(d.mean() - half), float(d.mean() + half))
     seeds, images, both = d.var(ddof=1), *_image_shares(distances, d)
     a, b = max((seeds - both) / len(d), 0.0), images
     t, z = _quantile(len(d) - 1), _quantile(None)
     half = (t * a + z * b) / math.sqrt(a + b) if a + b else 0.0
     return Interval(float(d.mean()), float(d.mean() - half), float(d.mean() + half))
+
+
+def is_settled(distances: Sequence[Measured]) -> bool:
+    """Whether three seeds or more left every image's number as it is, and the test images' share of chance is known."""
+    return len(distances) >= SEEDS and len(set(map(_numbers, distances))) == 1 and distances[0].chance > 0
+
+
+def _numbers(d: Measured) -> tuple:
+    return d.value, d.variance, None if d.images is None else d.images.tobytes()
 
 
 @functools.cache
@@ -124,7 +139,7 @@ def effect_interval(effects: Sequence[Effect]) -> Interval:
 
 
 def part_state(effects: Sequence[Effect]) -> str:
-    """The state of one part from the effects of independent runs."""
+    """The state of one part from the effects of independent runs, or of runs that no seed changes."""
     found = effect_interval(effects)
     if len(effects) < SEEDS or found.low <= 0 <= found.high:
         return "undecided"
@@ -135,13 +150,14 @@ def part_state(effects: Sequence[Effect]) -> str:
 class Verdict:
     """What all runs of one scale say about a claim.
 
-    n: independent runs of the part that has fewest; parts: name -> (state, interval).
+    n: independent runs of the part that has fewest; parts: name -> (state, interval); runs: all, the repeating ones too.
     """
 
     state: str
     scale: str
     n: int
     parts: dict[str, tuple[str, Interval]]
+    runs: int = 0
 
     @property
     def weakest(self) -> Interval:
@@ -151,12 +167,7 @@ class Verdict:
 
 def independent(effects: Sequence[Effect]) -> list[Effect]:
     """Those whose numbers differ: where a seed changes nothing, the second run is no second measurement."""
-
-    def key(effect: Effect) -> tuple:
-        d = effect.distance
-        return d.value, d.variance, None if d.images is None else d.images.tobytes()
-
-    return list({key(effect): effect for effect in reversed(effects)}.values())[::-1]
+    return list({_numbers(effect.distance): effect for effect in reversed(effects)}.values())[::-1]
 
 
 def judge(runs: Sequence[Mapping[str, Effect]], scale: str, identity: bool = False) -> Verdict:
@@ -175,9 +186,11 @@ def judge(runs: Sequence[Mapping[str, Effect]], scale: str, identity: bool = Fal
         states = {state for state, _ in parts.values()}
         return Verdict("identity" if states == {"identity"} else "contradicted", scale, len(runs), parts)
     distinct = {name: independent(effects) for name, effects in by_part.items()}
-    parts = {name: (part_state(effects), effect_interval(effects)) for name, effects in distinct.items()}
+    settled = {name for name, effects in by_part.items() if is_settled([e.distance for e in effects])}
+    judged = {name: by_part[name] if name in settled else effects for name, effects in distinct.items()}
+    parts = {name: (part_state(effects), effect_interval(effects)) for name, effects in judged.items()}
     n = min(map(len, distinct.values()))
-    return Verdict(overall([state for state, _ in parts.values()]), scale, n, parts)
+    return Verdict(overall([state for state, _ in parts.values()]), scale, n, parts, len(runs))
 
 
 def _identity_state(effects: Sequence[Effect]) -> str:
@@ -199,7 +212,7 @@ def overall(states: Sequence[str]) -> str:
 def headline(verdicts: Mapping[str, Verdict]) -> Verdict | None:
     """The verdict of the scale nearest the paper that has three seeds (or is an identity); else of the nearest there is."""
     found = [verdicts[scale] for scale in SCALES if scale in verdicts]
-    enough = [v for v in found if v.n >= SEEDS or v.state == "identity"]
+    enough = [v for v in found if max(v.n, v.runs) >= SEEDS or v.state == "identity"]
     return next(iter(enough + found), None)
 
 

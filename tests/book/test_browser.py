@@ -272,6 +272,17 @@ def test_everyone_can_read_every_page(browser, site):
     assert wrong == {}
 
 
+UNREAD = """[...document.querySelectorAll('figure.drawn figcaption')].filter(c => !c.offsetHeight).length"""
+
+
+@pytest.mark.usefixtures("own_size")
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_every_figure_shows_its_caption(browser, site, theme):
+    page = site + "notebooks/09_frandi_recovery.html"
+    look_at(browser, page, 1280, theme)
+    assert browser.value("document.querySelectorAll('figure.drawn').length") > 1 and browser.value(UNREAD) == 0
+
+
 @pytest.mark.usefixtures("own_size")
 @pytest.mark.parametrize("width", [1280, 390])
 def test_nothing_scrolls_sideways_or_is_cut(browser, site, width):

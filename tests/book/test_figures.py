@@ -84,3 +84,12 @@ def contrast(one, other):
 def test_ink_can_be_read_on_both_themes():
     assert contrast(figures.INK, "#ffffff") > 4.5 and contrast(figures.DARK_INK, "#222832") > 4.5
     assert min(contrast(colour, "#ffffff") for colour in plots.METHODS.values()) > 4.5
+
+
+def test_a_chapters_figure_is_drawn_again_at_its_head(shown, tmp_path):
+    plots.show(plots.curves({"a": {"BNS": [1, 2]}}, xlabel="step", ylabels=["y"]), "Curves of one run.")
+    numbered = figures.Numbered(3, tmp_path, "at")
+    numbered.cell({"cell_type": "code", "outputs": shown})
+    soup = BeautifulSoup(numbered.again("Curves of"), "html.parser")
+    assert soup.a["href"] == "#figure-3-1" and soup.img["alt"] == "Curves of one run."
+    assert numbered.again("Another") == ""

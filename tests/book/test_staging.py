@@ -1,5 +1,6 @@
 """From an executed notebook to a page: what is shown, folded, numbered and filled in."""
 
+import ast
 import json
 
 import pytest
@@ -143,6 +144,7 @@ def test_the_head_keeps_targets_title_opening_and_sections():
     )
     content = {
         "number": 4,
+        "hero": "<figure></figure>",
         "result": "",
         "goals": ["do it"],
         "needs": [],
@@ -154,6 +156,7 @@ def test_the_head_keeps_targets_title_opening_and_sections():
     head, rest = staging.with_head([first, text("rest")], **content)
     assert head["source"].startswith("(here)=\n# 4 · A title\n")
     assert "It opens." in head["source"] and "**Of the paper** 3.1, table 2\n" in head["source"]
+    assert head["source"].index("<figure>") < head["source"].index("chapter-strip")
     assert "Run time" not in head["source"] and rest == text("rest")
     with pytest.raises(DataFreeError, match="begins with its title"):
         staging.with_head([text("no title")], **content)
@@ -206,3 +209,12 @@ def test_every_result_has_its_numbers_on_record():
     found = read_all()
     for notebook, known in chapter_text.chapter_texts().items():
         assert "{fact}" not in facts.filled(known.result, found, notebook)
+
+
+@pytest.mark.parametrize("name", list(parameters.NOTEBOOKS))
+def test_the_head_shows_a_figure_of_the_chapter(name):
+    notebook = json.loads((files.ROOT / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8"))
+    code = "\n".join("".join(c["source"]) for c in notebook["cells"] if c["cell_type"] == "code")
+    texts = [node.value for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Constant)]
+    start = chapter_text.chapter_text(name).hero
+    assert any(isinstance(text, str) and text.startswith(start) for text in texts)

@@ -39,12 +39,12 @@ def page(
     """
     name = record["notebook"]
     staged = staging.staged(notebook)
-    cells = staging.with_head(staged["cells"], **_head(name, record, found))
+    numbered = Numbered(number(name), pictures / "figures", "../_static/figures")
+    cells = [numbered.cell(cell) for cell in staged["cells"]]
+    cells = staging.with_head(cells, hero=numbered.again(chapter_text(name).hero), **_head(name, record, found))
     cells = staging.with_exercises(cells, number(name), lambda label: level(name, label))
     if slider := explore.box(name, found) if name in explore.explorers() else "":
         cells = staging.before_closing(cells, markdown.page("explore", box=slider))
-    numbered = Numbered(number(name), pictures / "figures", "../_static/figures")
-    cells = [numbered.cell(cell) for cell in cells]
     for cell in cells:
         if cell["cell_type"] == "markdown":
             cell["source"] = facts.filled(staging.text_of(cell), found, name)

@@ -18,12 +18,14 @@ class ChapterText(Strict):
     """One chapter.
 
     result: what came out, in one sentence; its numbers are facts of the records (book/facts.py).
+    hero: the figure that stands at the head of the page: how its caption begins.
     goals: what the reader will be able to do.
     needs: notebooks to read first.
     levels: label of an exercise -> 1 (pen and paper), 2 (some code), 3 (an afternoon).
     """
 
     result: str
+    hero: str
     goals: list[str]
     needs: list[str] = []
     levels: dict[str, Annotated[int, Field(ge=1, le=3)]] = {}

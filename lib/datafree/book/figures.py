@@ -37,6 +37,7 @@ class Numbered:
     def __init__(self, chapter: int, folder: Path, address: str):
         self.chapter, self.folder, self.address = chapter, folder, address
         self.figures = self.tables = 0
+        self._drawn: dict[int, tuple[str, str]] = {}
 
     def cell(self, cell: dict[str, Any]) -> dict[str, Any]:
         """The cell with its figures and tables as pages show them."""
@@ -77,9 +78,20 @@ class Numbered:
             f'<img class="{kind}" src="{self.address}/{file}" alt="{picture["alt"]}" {size} loading="lazy">'
             for file, kind in kinds.items()
         )
+        images = f"<div>{images}</div>"  # beside a hidden picture, the theme hides the caption too
+        self._drawn[self.figures] = picture["alt"], images
         download = f' <a href="{self.address}/{name}.svg" download>SVG</a>' if drawing else ""
         caption = f"<strong>Figure {self.chapter}.{self.figures}.</strong> {picture['alt']}{download}"
         return f'<figure class="drawn" id="figure-{self.chapter}-{self.figures}">{images}<figcaption>{caption}</figcaption></figure>'
+
+    def again(self, start: str) -> str:
+        """The figure whose caption begins with `start`, once more for the head of the page; nothing where it is not drawn."""
+        for k, (caption, images) in self._drawn.items():
+            if caption.startswith(start):
+                link = f'<a href="#figure-{self.chapter}-{k}">Figure {self.chapter}.{k}</a>'
+                picture = images.replace('loading="lazy"', 'loading="eager"')
+                return f'<figure class="drawn hero">{picture}<figcaption>{link}, explained below.</figcaption></figure>'
+        return ""
 
     def _write(self, name: str, content: bytes) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)

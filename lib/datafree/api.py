@@ -19,7 +19,8 @@ from . import files, papers
 from .config import Strict, device_named, validate
 from .core import batchnorm
 from .core.flops import count_macs, count_parameters, weight_bytes
-from .core.metrics import accuracies, mean_iou, outputs
+from .core.metrics import accuracies, mean_iou
+from .core.preflight import checked
 from .core.provenance import peak_memory_mb
 from .core.register import METHODS, Method, Result, fitting, method_of
 from .data.images import ImageSet
@@ -41,18 +42,10 @@ find_methods()
 # Compress ---------------------------------------------------------------------------------------------------------
 
 
-def preflight(model: nn.Module, config: Strict, images: ImageSet | None) -> Method:
+def preflight(model: nn.Module, config: Strict, images: ImageSet | None, shape: tuple) -> Method:
     """The method that `config` belongs to; what it cannot handle is named before any work is done."""
     method = method_of(config)
-    if not isinstance(model, nn.Module):
-        raise DataFreeError(f"compress got a {type(model).__name__} as model; give a torch.nn.Module.")
-    unsupported = [
-        n for n, m in model.named_modules() if isinstance(m, nn.ConvTranspose2d | nn.Conv1d | nn.Conv3d | nn.RNNBase)
-    ]
-    if unsupported:
-        raise DataFreeError(
-            f"layer '{unsupported[0]}' is of a kind that is not supported; convolutions must be Conv2d."
-        )
+    checked(model, shape)
     if images is not None and not method.takes_images:
         others = ", ".join(m.config.__name__ for m in METHODS.values() if m.takes_images)
         raise DataFreeError(f"{type(config).__name__} uses no images; leave them out, or choose one of {others}.")
@@ -73,7 +66,8 @@ def compress(model: nn.Module, config: Strict, images: ImageSet | None = None, s
         `.model`, and `.report` with bits, bytes, MACs (multiply-accumulates, one image) before and after, seconds and
         peak memory in MiB.
     """
-    method, shape = preflight(model, config, images), tuple(shape)
+    shape = tuple(shape)
+    method = preflight(model, config, images, shape)
     start = time.perf_counter()
     student, details = method.compress(model, config, **fitting(method.compress, images=images, shape=shape))
     report = {
@@ -140,7 +134,7 @@ def load_compressed(name: str, weights: str | Path | None, report: str | Path, *
 @torch.no_grad()
 def evaluate(model: nn.Module, images: ImageSet) -> dict[str, float]:
     """What the network is worth on `images`, in percent: {"top1", "top5"}, or {"mean_iou"} where pixels have labels."""
-    classes = outputs(model, images[:1]).shape[1]
+    classes = checked(model, tuple(next(images[:1].batches(1))[0].shape[1:]))[1]
     if classes != len(images.classes):
         raise DataFreeError(
             f"'{images.name}' has {len(images.classes)} classes, the network {classes}; give images of its classes."

@@ -31,10 +31,10 @@ def checked(model: nn.Module, shape: tuple[int, int, int]) -> torch.Size:
 def check_layers(model: nn.Module) -> None:
     """DataFreeError, by name, where a layer is of a kind that is not supported or computes its weight from others."""
     if not isinstance(model, nn.Module):
-        raise DataFreeError(f"the model is a {type(model).__name__}; give a torch.nn.Module.")
+        raise DataFreeError(f"got a {type(model).__name__} as model; give a torch.nn.Module.")
     for name, module in model.named_modules():
         if isinstance(module, UNSUPPORTED):
-            raise DataFreeError(f"layer '{name}' is a {type(module).__name__}; convolutions must be Conv2d.")
+            raise DataFreeError(f"layer '{name}' is of a kind that is not supported; convolutions must be Conv2d.")
         if parametrize.is_parametrized(module) or hasattr(module, "weight_g") or hasattr(module, "weight_orig"):
             raise DataFreeError(
                 f"layer '{name}' computes its weight from others (weight_norm, spectral_norm, pruning mask); "

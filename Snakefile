@@ -13,6 +13,8 @@ SCHEMES = ("inception", "bns", "bns_inception")
 NEEDS_IMAGES = ("02_kw_calibration", "03_kw_distillation", "04_kw_correspondence", "08_udfc")
 
 DATAFREE = shlex.quote(sys.executable) + " -m datafree.cli"
+# A step that failed is told by its one sentence; what was interrupted (exit code 130) need not be told again.
+TELL = "|| {{ [ $? = 130 ] || grep '^datafree:' {log} >&2 || tail -n 5 {log} >&2; exit 1; }}"
 NOTEBOOKS = sorted(path.stem for path in Path("notebooks").glob("*.ipynb"))
 EXECUTED = "_build/executed/{profile}/{name}-seed{seed}.ipynb"
 RECORD = "_build/records/{profile}/{name}/seed{seed}.json"
@@ -64,7 +66,7 @@ rule synthesise:
     shell:
         "echo 'synthesising images: {wildcards.scheme} ({wildcards.profile}, seed {wildcards.seed})'; "
         "OMP_NUM_THREADS={threads} {DATAFREE} synthesize --scheme {wildcards.scheme} --profile {wildcards.profile}"
-        " --seed {wildcards.seed} > {output} 2> {log} || {{ grep '^datafree:' {log} >&2 || tail -n 5 {log} >&2; exit 1; }}"
+        " --seed {wildcards.seed} > {output} 2> {log} " + TELL
 
 
 def images_of(wildcards):
@@ -87,7 +89,7 @@ rule notebook:
     shell:
         "touch {params.begun}; "
         "OMP_NUM_THREADS={threads} {DATAFREE} run {wildcards.name} --profile {wildcards.profile} --seed {wildcards.seed}"
-        " --out {output.executed} --record {output.record} --no-bar > {log} 2>&1 || {{ grep '^datafree:' {log} >&2 || tail -n 5 {log} >&2; exit 1; }}"
+        " --out {output.executed} --record {output.record} --no-bar > {log} 2>&1 " + TELL
 
 
 rule ledger:
@@ -99,7 +101,7 @@ rule ledger:
     log: "_build/logs/ledger.log"
     shell:
         "echo 'drawing up the ledger'; "
-        "{DATAFREE} ledger --pages {output.pages} > {log} 2>&1 || {{ grep '^datafree:' {log} >&2 || tail -n 5 {log} >&2; exit 1; }}"
+        "{DATAFREE} ledger --pages {output.pages} > {log} 2>&1 " + TELL
 
 
 # Apart from the ledger, because only this page names tests.
@@ -108,7 +110,7 @@ rule equations:
     output: "_build/equations.md"
     log: "_build/logs/equations.log"
     shell:
-        "{DATAFREE} equations {output} > {log} 2>&1 || {{ grep '^datafree:' {log} >&2 || tail -n 5 {log} >&2; exit 1; }}"
+        "{DATAFREE} equations {output} > {log} 2>&1 " + TELL
 
 
 rule html:

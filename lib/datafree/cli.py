@@ -39,7 +39,7 @@ Settings = Annotated[list[str] | None, typer.Option("-p", help="NAME=VALUE, as o
 @contextlib.contextmanager
 def one_sentence() -> Iterator[None]:
     """A mistake is one sentence and exit code 2; Ctrl-C and `kill` clean up, say how to go on, and exit with 130."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    before = {number: signal.signal(number, signal.default_int_handler) for number in ENDING if _ends(number)}
     try:
         yield
     except DataFreeError as error:
@@ -49,7 +49,19 @@ def one_sentence() -> Iterator[None]:
         typer.echo("datafree: interrupted; run the same command again to go on.", err=True)
         raise typer.Exit(130) from None
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+ENDING = (
+    (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if hasattr(signal, "SIGHUP") else (signal.SIGINT, signal.SIGTERM)
+)
+"""Signals that end a command, whether or not what started it (`&` in a script) ignores them."""
+
+
+def _ends(number: signal.Signals) -> bool:
+    """Not a hang-up that `nohup` has switched off."""
+    return number == signal.SIGINT or number == signal.SIGTERM or signal.getsignal(number) != signal.SIG_IGN
 
 
 class Commands(typer.core.TyperGroup):

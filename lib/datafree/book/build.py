@@ -17,6 +17,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
+
 from .. import files
 from ..errors import DataFreeError
 from ..evidence.record import read, read_all
@@ -30,6 +32,9 @@ TEXTS = ("chapters.yaml", "front.yaml", "explore.yaml", "handouts.yaml")
 
 EQUATIONS = files.BUILD / "equations.md"
 LOGS = files.BUILD / "logs"
+
+PATIENCE = 20
+"""Seconds that an interrupted build has for ending what it has started."""
 
 EXECUTORS = ("slurm",)
 """Where runs can be started but on this machine; each has its Snakemake profile in book/NAME."""
@@ -222,19 +227,34 @@ def _executor(name: str) -> list[str]:
 
 
 def _supervise(command: list[str], lock: int) -> int:
-    """Run `command` with all its descendants in one group, which an interruption ends; it holds the lock as well."""
+    """Run `command` with all its descendants, which an interruption ends; it holds the lock as well."""
     process = subprocess.Popen(command, cwd=files.ROOT, start_new_session=True, pass_fds=(lock,))
     locks.name_holder(lock, process.pid)
     try:
         return process.wait()
     except KeyboardInterrupt:
-        _interrupt(process)
+        _end(process)
         raise
 
 
-def _interrupt(process: subprocess.Popen) -> None:
-    """Pass the interruption on to the whole group, and every further one; return when the process has ended."""
-    while process.poll() is None:
-        with contextlib.suppress(KeyboardInterrupt):
-            os.killpg(process.pid, signal.SIGINT)
-            process.wait()
+def _end(process: subprocess.Popen) -> None:
+    """End the process and its descendants: kindly, and by force after some seconds or at a second interruption."""
+    tree = _tree(process.pid)
+    with contextlib.suppress(KeyboardInterrupt, ProcessLookupError):
+        os.killpg(process.pid, signal.SIGINT)
+        psutil.wait_procs(tree, timeout=PATIENCE)
+    for one in {*tree, *_tree(process.pid)}:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            one.kill()
+    process.wait()
+    for draft in files.BUILD.glob("*/**/.*-draft-*"):
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _tree(number: int) -> list[psutil.Process]:
+    """The process and its descendants, kernels in sessions of their own among them."""
+    try:
+        process = psutil.Process(number)
+        return [process, *process.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []

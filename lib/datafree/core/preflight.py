@@ -99,6 +99,6 @@ def check_called(model: nn.Module, shape: tuple[int, int, int]) -> None:
     for layer, name in layers.items():
         if layer not in called:
             raise DataFreeError(
-                f"layer '{name}' is not called when the network runs: it is unused, or its weight is read by what holds it, "
-                "as in attention, which cannot be compressed."
+                f"layer '{name}' is not called for images of zeros: it is unused, stands behind a condition, or what holds it "
+                "reads its weight, as attention does; such a layer cannot be compressed."
             )

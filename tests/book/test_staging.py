@@ -192,8 +192,9 @@ def test_a_fact_is_of_the_run_on_the_page_or_of_the_scale_of_a_recorded_table():
     run = {"notebook": "x", "profile": "smoke", "seed": 0, "metrics": {"a": {"b": 4.0}}}
     line = facts.filled("{fact}`a/b @run`, {fact}`a/b @table`, {fact}`a/b`", RECORDS, "x", run)
     assert ">4.0</span>, " in line and ">9.0</span>, " in line and line.endswith(">1.5</span>")
-    with pytest.raises(DataFreeError, match="no record of x has a number at 'a/b'"):
-        facts.filled("{fact}`a/b @run`", RECORDS, "x")
+    assert ">2.0</span>" in facts.filled("{fact}`only @run`", RECORDS, "x", run)
+    with pytest.raises(DataFreeError, match="no record of x has a number at 'a/c'"):
+        facts.filled("{fact}`a/c @run`", RECORDS, "x", run)
 
 
 def exercises_of(notebook):

@@ -4,8 +4,9 @@
 
 The path leads through a run's metrics, `.2f` behind a semicolon gives the form. The number is the mean over all seeds at
 the scale nearest the paper that has three of them, or else that has any. Behind the path, `@NOTEBOOK` looks into another
-chapter's records; `@run` takes the run that the page shows, for words under one of its tables or figures; `@table` takes
-the scale nearest the paper that has any run, as a table of `{recorded}` does.
+chapter's records; `@run` takes the run that the page shows, for words under one of its tables or figures (the records,
+where a short run has left that out); `@table` takes the scale nearest the paper that has any run, as a table of
+`{recorded}` does.
 """
 
 from __future__ import annotations
@@ -96,7 +97,7 @@ def filled(
     def shown(match: re.Match) -> str:
         where, path = match["notebook"] or notebook, match["path"]
         if where == "run":
-            where, known = notebook, _of_run(record, path)
+            where, known = notebook, _of_run(record, path) or fact(found, notebook, path)
         elif where == "table":
             where, known = notebook, fact(found, notebook, path, seeds=1)
         else:

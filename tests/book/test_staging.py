@@ -188,6 +188,15 @@ def test_facts_in_prose_become_numbers_and_a_missing_one_is_refused():
         facts.filled("{fact}`a/c`", RECORDS, "x")
 
 
+def test_a_fact_is_of_the_run_on_the_page_or_of_the_scale_of_a_recorded_table():
+    run = {"notebook": "x", "profile": "smoke", "seed": 0, "metrics": {"a": {"b": 4.0}}}
+    line = facts.filled("{fact}`a/b @run`, {fact}`a/b @table`, {fact}`a/b`", RECORDS, "x", run)
+    assert ">4.0</span>, " in line and ">9.0</span>, " in line and line.endswith(">1.5</span>")
+    assert ">2.0</span>" in facts.filled("{fact}`only @run`", RECORDS, "x", run)
+    with pytest.raises(DataFreeError, match="no record of x has a number at 'a/c'"):
+        facts.filled("{fact}`a/c @run`", RECORDS, "x", run)
+
+
 def exercises_of(notebook):
     path = files.ROOT / "notebooks" / f"{notebook}.ipynb"
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]

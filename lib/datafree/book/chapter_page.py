@@ -47,7 +47,7 @@ def page(
         cells = staging.before_closing(cells, markdown.page("explore", box=slider))
     for cell in cells:
         if cell["cell_type"] == "markdown":
-            cell["source"] = facts.filled(staging.text_of(cell), found, name)
+            cell["source"] = facts.filled(staging.text_of(cell), found, name, record)
     return staged | {"cells": [*cells, staging.markdown_cell(_audit(name, record, found, claims))]}
 
 

@@ -2,9 +2,11 @@
 
     Calibrated on BNS images it keeps {fact}`top1/4w4a/BNS` % of the test images.
 
-The path leads through a run's metrics; `@NOTEBOOK` behind it looks into another chapter's records, `.2f` behind a
-semicolon gives the form. The number is the mean over all seeds at the scale nearest the paper
-that has three of them, or else that has any.
+The path leads through a run's metrics, `.2f` behind a semicolon gives the form. The number is the mean over all seeds at
+the scale nearest the paper that has three of them, or else that has any. Behind the path, `@NOTEBOOK` looks into another
+chapter's records; `@run` takes the run that the page shows, for words under one of its tables or figures (the records,
+where a short run has left that out); `@table` takes the scale nearest the paper that has any run, as a table of
+`{recorded}` does.
 """
 
 from __future__ import annotations
@@ -61,32 +63,50 @@ def _rows(metrics: Any, key: str) -> Mapping | None:
     return next((row for row in rows if isinstance(row, Mapping) and str(row.get(column)) == value), None)
 
 
-def fact(found: Sequence[Mapping[str, Any]], notebook: str, path: str) -> Fact | None:
-    """The number of a chapter at `path`, None if no run has it."""
+def fact(found: Sequence[Mapping[str, Any]], notebook: str, path: str, seeds: int = 3) -> Fact | None:
+    """The number of a chapter at `path`, None if no run has it.
+
+    Args:
+        seeds: that the scale nearest the paper must have; where none has so many, it is the nearest that has any.
+    """
     known = []
     for scale in SCALES:
         mine = [r for r in found if r["notebook"] == notebook and r["profile"] == scale]
         values = [value for record in mine if (value := number(record["metrics"], path)) is not None]
         if values:
             known.append(Fact(statistics.fmean(values), scale, len(values)))
-    return next((one for one in known if one.seeds >= 3), known[0] if known else None)
+    return next((one for one in known if one.seeds >= seeds), known[0] if known else None)
 
 
-def filled(text: str, found: Sequence[Mapping[str, Any]], notebook: str) -> str:
+def _of_run(record: Mapping[str, Any] | None, path: str) -> Fact | None:
+    value = number(record["metrics"], path) if record else None
+    return None if value is None else Fact(value, record["profile"], 1)
+
+
+def filled(
+    text: str, found: Sequence[Mapping[str, Any]], notebook: str, record: Mapping[str, Any] | None = None
+) -> str:
     """`text` with each `{fact}` replaced by its number, which tells on hovering what it is the mean of.
 
+    Args:
+        record: of the run that the page shows.
     Raises:
         DataFreeError: no record has a number at that path.
     """
 
     def shown(match: re.Match) -> str:
-        where = match["notebook"] or notebook
-        known = fact(found, where, match["path"])
+        where, path = match["notebook"] or notebook, match["path"]
+        if where == "run":
+            where, known = notebook, _of_run(record, path) or fact(found, notebook, path)
+        elif where == "table":
+            where, known = notebook, fact(found, notebook, path, seeds=1)
+        else:
+            known = fact(found, where, path)
         if known is None:
             raise DataFreeError(
-                f"{notebook}: no record of {where} has a number at '{match['path']}'; mend the path, or make the record."
+                f"{notebook}: no record of {where} has a number at '{path}'; mend the path, or make the record."
             )
         value = format(known.value, match["form"] or ".1f")
-        return f'<span class="fact" title="{where}, {match["path"]}: {known.described()}">{value}</span>'
+        return f'<span class="fact" title="{where}, {path}: {known.described()}">{value}</span>'
 
     return FACT.sub(shown, text)

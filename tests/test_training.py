@@ -16,6 +16,7 @@ from datafree.core.metrics import top1
 from datafree.data.images import ImageSet
 from datafree.data.sources import load_images
 from datafree.errors import DataFreeError
+from datafree.networks import own
 from datafree.networks.weights import load_network
 from datafree.networks.zoo import build_network
 
@@ -242,3 +243,18 @@ def test_the_command_gives_the_same_settings_again(config, tmp_path, changes):
 def test_a_spread_of_zero_is_refused(config, std):
     with pytest.raises(DataFreeError, match="'std.2'.*greater than 0"):
         config(std=std)
+
+
+def test_a_network_of_ones_own_is_trained_and_stored_without_its_normalisation(config, tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from torch import nn\n\n\ndef build():\n    layers = [nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()]\n"
+        "    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))\n"
+    )
+    training.train(config(model=f"{file}:build"), tmp_path / "w.safetensors")
+    assert {name.split(".")[0] for name in load_file(tmp_path / "w.safetensors")} == {"0", "1", "5"}
+    mean, std = training.CIFAR_MEAN, training.CIFAR_STD
+    own.load_own(f"{file}:build", tmp_path / "w.safetensors", mean=mean, std=std)
+    file.write_text(file.read_text().replace("nn.Linear(4, 2)", "nn.Linear(4, 3)"))
+    with pytest.raises(DataFreeError, match="has 2 classes, .* gives 3 scores"):
+        training.train(config(model=f"{file}:build"), tmp_path / "v.safetensors")

@@ -387,7 +387,7 @@ class YourNetwork(NotebookParameters):
     mean: Triple = "0.4914 0.4822 0.4465"
     std: Triple = "0.2470 0.2435 0.2616"
     images: int = Field(128, ge=2, le=100_000, description="synthetic images of each method")
-    synthesis_steps: int = Field(60, ge=1, le=100_000, description="steps of each synthesis")
+    synthesis_steps: int = Field(40, ge=1, le=100_000, description="steps of each synthesis")
     samples: int = Field(500, ge=2, le=100_000, description="imitated inputs a layer")
     candidates: int = Field(40, ge=2, le=100_000, description="sets of ranks that are compared")
     steps: int = Field(30, ge=1, le=1_000_000, description="steps of recovery")

@@ -192,6 +192,8 @@ def compress(model: nn.Module, config: LayerWise) -> Result:
     The paper sets the ranges before the correction and again after it. Here both settings are the same, because
     the imitated input of a layer depends on no weight, so they are set once.
 
+    Ranges are what BatchNorm lets expect, so real values further off are clipped: 16 bits do not give the float network.
+
     Returns:
         the quantised network, and a report.
     """

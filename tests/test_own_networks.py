@@ -7,11 +7,14 @@ import torch
 from odd_networks import FAMILIES, ODD, odd, of_torchvision
 
 import datafree
+from datafree import files
 from datafree.core.graph import trace
 from datafree.core.preflight import checked
 from datafree.core.quantized import rounders
 from datafree.data.images import generated
+from datafree.data.sources import load_images
 from datafree.errors import DataFreeError
+from datafree.networks import own
 from datafree.papers.frandi.factorization import Factorizer
 from datafree.papers.frandi.magnitude import Pruner
 from datafree.papers.layerwise import quantization
@@ -132,7 +135,7 @@ def test_an_equalised_family_is_the_same_function(name):
 def test_at_16_bits_only_values_beyond_the_ranges_of_batchnorm_differ(name):
     """Layer-wise ranges are six of BatchNorm's deviations; what is farther off is clipped, however many bits there are."""
     model = datafree.load(name)
-    images = datafree.images("cifar10-stub", split="test").floats()[::40].contiguous()
+    images = load_images("cifar10-stub").floats()[::40].contiguous()
     config = datafree.LayerWise(weight_bits=16, act_bits=16, ranges="six_sigma", correct=False, absorb=False)
     made = datafree.compress(model, config).model
     beyond = []
@@ -201,3 +204,12 @@ def test_a_network_from_a_file_is_compressed_reported_and_exported(run_cli, sour
 def test_what_is_wrong_with_a_network_is_one_sentence(run_cli, source, tmp_path, name, more, said):
     code, _, err = run_cli("compress", f"{source}:{name}", "--out", tmp_path / "a.safetensors", *more)
     assert code == 2 and said in err and err.count("\n") <= 1, err
+
+
+def test_the_network_of_chapter_15_is_as_good_as_its_record_says():
+    place = files.STUBS / "own"
+    record = json.loads((place / "two_paths.json").read_text())
+    settings = {name: record["parameters"][name] for name in ("mean", "std")}
+    network = own.load_own(f"{place / 'two_paths.py'}:build", place / "two_paths.safetensors", **settings)
+    images = load_images("cifar10-stub")
+    assert datafree.evaluate(network, images)["top1"] == pytest.approx(record["test_top1"], abs=2.5)

@@ -1,6 +1,7 @@
 # `make` prints the targets. Everything is built in .venv and _build; nothing else is touched.
 PROFILE ?= book
 PORT ?= 8000
+TORCH ?= auto
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && break; done)
 
@@ -20,7 +21,12 @@ ifdef PIP_FIND_LINKS
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 endif
 
-.PHONY: help book pdf pack test bench audit lab serve clean
+HASHED := --require-hashes --no-deps -r requirements.txt
+UV_INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python
+UV_TORCH := $(UV_INSTALL) -r requirements-torch.txt
+BACKEND := $(if $(filter-out default,$(TORCH)),$(if $(UV_FIND_LINKS),,--torch-backend=$(TORCH)))
+
+.PHONY: help book pdf pack test bench audit lab serve clean pins
 .DEFAULT_GOAL := help
 
 help:
@@ -33,9 +39,12 @@ help:
 	@echo "make lab     JupyterLab on the notebooks"
 	@echo "make serve   the rendered book on http://localhost:$(PORT)"
 	@echo "make clean   remove what was built; .venv stays"
-	@echo "PROFILE=smoke|book|reduced|paper picks another profile."
+	@echo "make pins    requirements.txt anew, from pyproject.toml, with the hashes of all files"
+	@echo "PROFILE=smoke|book|reduced|paper picks another profile; TORCH=auto|cpu|cu130|default the build of torch."
 
-$(STAMP): requirements.txt pyproject.toml
+# First everything but torch, each file by its hash; then the build of torch that uv finds for this machine, or the usual
+# one where its index cannot be reached, or where PIP_FIND_LINKS says what to take.
+$(STAMP): requirements.txt requirements-torch.txt pyproject.toml
 	@if [ -z "$(PYTHON)" ]; then \
 		echo "Python 3.11 or newer is needed, and none was found; install it, or name one: make PYTHON=/path/to/python3 ..." >&2; exit 1; fi
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -43,14 +52,26 @@ $(STAMP): requirements.txt pyproject.toml
 	@echo "installing the packages of requirements.txt in .venv (the first time takes a few minutes)"
 	@if command -v uv >/dev/null 2>&1; then \
 		{ $(BIN)/python -c '' 2>/dev/null || uv venv --quiet --clear --python "$(PYTHON)" .venv; } && \
-		uv pip install --quiet --python $(BIN)/python -r requirements.txt && \
-		uv pip install --quiet --python $(BIN)/python --no-deps -e .; \
+		uv pip install --quiet --python $(BIN)/python $(HASHED); \
 	else \
 		{ $(BIN)/python -m pip --version >/dev/null 2>&1 || "$(PYTHON)" -m venv --clear .venv; } && \
-		$(BIN)/python -m pip install -qq --disable-pip-version-check -r requirements.txt && \
-		$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps -e .; \
-	fi || { echo "the packages could not be installed; what pip says is above. Run the same command to try again." >&2; exit 1; }
+		$(BIN)/python -m pip install -qq --disable-pip-version-check $(HASHED); \
+	fi && \
+	if [ -n "$(BACKEND)" ] && [ "$(TORCH)" = auto ]; then $(UV_TORCH) $(BACKEND) 2>/dev/null || $(UV_TORCH); \
+	else $(UV_TORCH) $(BACKEND); fi && \
+	$(UV_INSTALL) --no-deps -e . || { \
+		echo "the packages could not be installed; what is above says why. Run the same command to try again." >&2; exit 1; }
 	@touch $@
+
+# Renews the pins and hashes for every system: those that stand in requirements.txt stay where they fit pyproject.toml.
+pins: $(STAMP)
+	@mkdir -p _build && cp requirements.txt _build/pins.txt
+	@$(BIN)/uv pip compile --quiet pyproject.toml --extra book --extra export --extra slurm --extra test \
+		--constraints requirements-torch.txt --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
+		--no-emit-index-url --no-emit-find-links --output-file _build/pins.txt
+	@{ echo "# Every package but torch (requirements-torch.txt), as tried together, with the hashes of its files: made by 'make pins'."; \
+		awk '/^[a-z]/ {keep = !/^(torch|torchvision|triton|nvidia-[a-z0-9-]+|cuda-[a-z]+)==/} keep' _build/pins.txt; \
+	} > _build/requirements.txt && mv _build/requirements.txt requirements.txt
 
 book: $(STAMP)
 	@$(DATAFREE) build book --profile $(PROFILE)

@@ -20,7 +20,7 @@ from .config import Strict, device_named, validate
 from .core import batchnorm
 from .core.flops import count_macs, count_parameters, weight_bytes
 from .core.metrics import accuracies, mean_iou
-from .core.preflight import checked
+from .core.preflight import check_output, check_values, checked
 from .core.provenance import peak_memory_mb
 from .core.register import METHODS, Method, Result, fitting, method_of
 from .data.images import ImageSet
@@ -134,7 +134,8 @@ def load_compressed(name: str, weights: str | Path | None, report: str | Path, *
 @torch.no_grad()
 def evaluate(model: nn.Module, images: ImageSet) -> dict[str, float]:
     """What the network is worth on `images`, in percent: {"top1", "top5"}, or {"mean_iou"} where pixels have labels."""
-    classes = checked(model, tuple(next(images[:1].batches(1))[0].shape[1:]))[1]
+    check_values(model)
+    classes = check_output(model, tuple(next(images[:1].batches(1))[0].shape[1:]))[1]
     if classes != len(images.classes):
         raise DataFreeError(
             f"'{images.name}' has {len(images.classes)} classes, the network {classes}; give images of its classes."

@@ -78,6 +78,9 @@ app = typer.Typer(cls=Commands, no_args_is_help=True, add_completion=False, pret
 @app.callback()
 def datafree():
     """Compress trained CNNs without their training data."""
+    from .book import caches
+
+    caches.keep_here()
 
 
 # Networks: train, compress, evaluate ------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 
 from . import files
 from .config import Strict, device_named
+from .core import preflight
 from .core.flops import count_macs, count_parameters
 from .core.metrics import mean_iou, top1
 from .core.optimization import rate_factor
@@ -26,6 +27,7 @@ from .core.provenance import provenance
 from .data.images import random_crop_and_mirror
 from .data.sources import load_images
 from .errors import DataFreeError
+from .networks import own
 from .networks.blocks import CIFAR_MEAN, CIFAR_STD
 from .networks.zoo import SEGMENTERS, build_network, image_size, known_network
 
@@ -35,7 +37,7 @@ Spread = Annotated[float, Field(gt=0)]
 class TrainConfig(Strict):
     """Everything that decides a training run."""
 
-    model: str = Field(description="one of datafree.networks.zoo.ARCHITECTURES")
+    model: str = Field(description="one of datafree.networks.zoo.ARCHITECTURES, or FILE.py:FUNCTION")
     data: str = Field("cifar10", description="data set name, as in datafree.data.sources.load_images")
     root: str | None = Field(None, description="where torchvision's data sets lie")
     mean: tuple[float, float, float] = Field(CIFAR_MEAN, description="of the input normalisation")
@@ -84,7 +86,8 @@ class Trainer:
     def __init__(self, config: TrainConfig, out: Path, device: str = "cpu"):
         self.config, self.out = config, files.weights_name(out)
         self.resume = self.out.with_suffix(".resume")
-        known_network(config.model)
+        if not own.is_own(config.model):
+            known_network(config.model)
         # a set that has a size of its own keeps it: the network is made for it
         size = image_size(config.model) if config.model in SEGMENTERS else None
         self.train_set, self.test_set = (
@@ -92,7 +95,8 @@ class Trainer:
         )
         self._check_sets()
         torch.manual_seed(config.seed)
-        self.model = build_network(config.model, classes=len(self.train_set.classes), mean=config.mean, std=config.std)
+        self.stored = self._built()
+        self.model = self._normalized(self.stored)
         strided_depthwise_in_float(self.model).to(device_named(device), memory_format=torch.channels_last)
         self.optimizer = torch.optim.SGD(
             _groups(self.model, config.decay), lr=config.rate, momentum=config.momentum, nesterov=True
@@ -104,6 +108,23 @@ class Trainer:
         self.provenance = provenance()
         self.pixelwise = self.train_set.labels.ndim == 3
         self.score = "test_miou" if self.pixelwise else "test_top1"
+
+    def _built(self) -> nn.Module:
+        """The network with fresh weights, as it is stored."""
+        config, classes = self.config, len(self.train_set.classes)
+        if not own.is_own(config.model):
+            return build_network(config.model, classes=classes, mean=config.mean, std=config.std)
+        model = own.built(config.model)
+        scores = preflight.check_output(model, tuple(self.train_set.pixels.shape[1:]))[1]
+        if scores != classes:
+            raise DataFreeError(
+                f"'{self.train_set.name}' has {classes} classes, '{config.model}' gives {scores} scores."
+            )
+        return model
+
+    def _normalized(self, model: nn.Module) -> nn.Module:
+        """The same network behind the normalisation of its input, where it has none."""
+        return model if own.normalizes(model) else own.normalized(model, self.config.mean, self.config.std)
 
     def _check_sets(self) -> None:
         train_set, test_set = self.train_set, self.test_set
@@ -223,11 +244,11 @@ class Trainer:
         tqdm.write(f"going on after epoch {len(self.log) - 1}")
 
     def _finish(self) -> dict:
-        state = {k: v.contiguous() for k, v in self.model.state_dict().items()}
+        state = {k: v.contiguous() for k, v in self.stored.state_dict().items()}
         score = self.log[-1][self.score]
         if self.config.half:
             state = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
-            self.model.load_state_dict(state)
+            self.stored.load_state_dict(state)
             score = self._measure(bf16=False)
         files.write_atomically(self.out, lambda p: save_file(state, p))
         record = {

@@ -1,6 +1,11 @@
 """The check-up: what is missing, damaged or left over gets a sentence."""
 
 import re
+import sys
+import tomllib
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from datafree import files
 from datafree.book import doctor, locks
@@ -29,7 +34,26 @@ def test_the_doctor_sees_a_left_over_run(tmp_path, monkeypatch):
     assert not any("still writing" in f.sentence for f in doctor.examine())
 
 
-def test_requirements_pin_every_package_exactly():
-    lines = [line for line in (files.ROOT / "requirements.txt").read_text().splitlines() if line and line[0] != "#"]
-    assert [line for line in lines if not re.fullmatch(r"[\w.-]+==[\w.]+", line)] == []
-    assert "torch==2.13.0" in lines
+def test_requirements_pin_every_package_exactly_and_by_hash():
+    entries = re.split(r"\n(?=\S)", (files.ROOT / "requirements.txt").read_text())
+    pin = r"[\w.-]+==[\w.]+( ; [^\\]+)?( \\\n    --hash=sha256:[0-9a-f]{64})+\n*"
+    assert [e for e in entries if not e.startswith("#") and not re.fullmatch(pin, e)] == []
+    names = {one.name for one in doctor.pinned()}
+    assert {"snakemake", "torch", "torchvision"} <= names and ("pywinpty" in names) == (sys.platform == "win32")
+
+
+def test_no_build_of_torch_is_pinned_with_the_rest():
+    text = (files.ROOT / "requirements.txt").read_text()
+    assert re.findall(r"^(?:torch|torchvision|triton|nvidia|cuda)\b.*", text, re.M) == []
+    assert "://" not in text
+
+
+def test_every_dependency_is_among_the_pins():
+    project = tomllib.loads((files.ROOT / "pyproject.toml").read_text())["project"]
+    ranges = [Requirement(r) for r in project["dependencies"]]
+    ranges += [
+        Requirement(r) for extra in ("book", "export", "slurm", "test") for r in project["optional-dependencies"][extra]
+    ]
+    pins = {canonicalize_name(one.name): str(one.specifier).removeprefix("==") for one in doctor.pinned()}
+    unmet = [str(r) for r in ranges if not r.specifier.contains(pins.get(canonicalize_name(r.name), "0"))]
+    assert unmet == []

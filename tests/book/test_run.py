@@ -121,6 +121,9 @@ def test_a_good_run_leaves_notebook_and_record_and_nothing_else(notebooks, tmp_p
     (stale / "x.ipynb").write_text("left by a killed run")
     out, record = run.run_notebook(NAME, "smoke", 3, {"images": "17"}, **places(tmp_path))
     assert json.loads(record.read_text()) == {"notebook": NAME, "seed": 3, "images": 17}
+    assert "papermill" in nbformat.read(out, 4).metadata and str(tmp_path) not in json.dumps(
+        nbformat.read(out, 4).metadata
+    )
     assert "seed 3 images 17" in nbformat.read(out, 4).cells[-1].outputs[0].text
     assert left_in(tmp_path) == {"x.ipynb", "x.json"}
 
@@ -137,7 +140,8 @@ def test_a_failing_cell_keeps_the_notebook_and_the_earlier_results(notebooks, tm
         run.run_notebook(NAME, "smoke", 0, **target)
     assert len(str(caught.value).splitlines()) == 1
     assert {path.read_text() for path in target.values()} == {"from an earlier run"}
-    assert "so far" in (tmp_path / "out" / "x.failed.ipynb").read_text()
+    failed = nbformat.read(tmp_path / "out" / "x.failed.ipynb", 4)
+    assert failed.cells[-1].outputs[0].text == "so far\n" and str(tmp_path) not in json.dumps(failed.metadata)
     assert left_in(tmp_path) == {"x.ipynb", "x.json", "x.failed.ipynb"}
 
 

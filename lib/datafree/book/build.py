@@ -19,7 +19,7 @@ from pathlib import Path
 
 import psutil
 
-from .. import files
+from .. import files, inputs
 from ..errors import DataFreeError
 from ..evidence.record import read, read_all
 from . import chapter_page, dreams, locks, plan, progress, run, slides
@@ -181,7 +181,7 @@ def build(
             return
         if stale_locks():
             print("an earlier build was interrupted; going on from what it finished", flush=True)
-            subprocess.run([*command, "--unlock"], cwd=files.ROOT, capture_output=True)
+            subprocess.run([*command, "--unlock"], cwd=files.ROOT, env=_environment(), capture_output=True)
         with progress.shown(due, profile, cores):
             failed = _supervise([*command, "--quiet", "all"], lock)
     if failed:
@@ -193,7 +193,7 @@ def build(
 def _tell_plan(due: list[plan.Due], command: list[str]) -> None:
     """Print the runs and the steps that there are to do."""
     print(f"runs: {' '.join(map(str, due)) or 'none'}", flush=True)
-    done = subprocess.run([*command, "--dry-run"], cwd=files.ROOT, capture_output=True, text=True)
+    done = subprocess.run([*command, "--dry-run"], cwd=files.ROOT, env=_environment(), capture_output=True, text=True)
     if done.returncode:
         raise DataFreeError(f"the steps cannot be planned: {(done.stdout + done.stderr).strip().splitlines()[-1]}")
     steps = re.findall(r"^rule (\w+):", done.stdout, re.M)
@@ -226,9 +226,15 @@ def _executor(name: str) -> list[str]:
     return ["--workflow-profile", str(files.ROOT / "book" / name)]
 
 
+def _environment() -> dict[str, str]:
+    """Snakemake keeps in _build what it would keep in the user's folder of caches; our inputs stay where they are."""
+    here = {"XDG_CACHE_HOME": str(files.BUILD / "caches"), "DATAFREE_CACHE": str(inputs.cache())}
+    return os.environ | here
+
+
 def _supervise(command: list[str], lock: int) -> int:
     """Run `command` with all its descendants, which an interruption ends; it holds the lock as well."""
-    process = subprocess.Popen(command, cwd=files.ROOT, start_new_session=True, pass_fds=(lock,))
+    process = subprocess.Popen(command, cwd=files.ROOT, env=_environment(), start_new_session=True, pass_fds=(lock,))
     locks.name_holder(lock, process.pid)
     try:
         return process.wait()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 import subprocess
 import sys
@@ -11,9 +12,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
+from packaging.requirements import Requirement
+
 from .. import files
 from ..errors import DataFreeError
 from . import build
+
+PINS = ("requirements.txt", "requirements-torch.txt")
+"""The first with the hashes of all files; of torch, the user chooses the build."""
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 
@@ -37,12 +43,15 @@ def _python() -> Iterator[Finding]:
     yield Finding("ok" if good else "broken", f"Python is {version}; 3.11 or newer is needed.")
 
 
-def _packages() -> Iterator[Finding]:
-    from packaging.requirements import Requirement
+def pinned() -> list[Requirement]:
+    """What the requirements files pin for this system and this Python; their hashes are the installer's."""
+    lines = "".join((files.ROOT / name).read_text() for name in PINS).splitlines()
+    pins = [Requirement(line.rstrip("\\")) for line in lines if re.match(r"[a-z]", line)]
+    return [pin for pin in pins if pin.marker is None or pin.marker.evaluate()]
 
-    lines = (files.ROOT / "requirements.txt").read_text().splitlines()
-    pins = [Requirement(line) for line in lines if line.strip() and not line.startswith("#")]
-    wrong = []
+
+def _packages() -> Iterator[Finding]:
+    pins, wrong = pinned(), []
     for pin in pins:
         try:
             found = metadata.version(pin.name)

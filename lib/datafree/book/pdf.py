@@ -134,8 +134,9 @@ def _print(program: str, page: Path, target: Path) -> None:
             "--no-pdf-header-footer", "--virtual-time-budget=60000", f"--print-to-pdf={target}", page.as_uri(),
             *(["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []),
         ]  # fmt: skip
+        own = os.environ | {"XDG_CONFIG_HOME": profile, "XDG_CACHE_HOME": profile}
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
+            done = subprocess.run(command, env=own, capture_output=True, text=True, timeout=SECONDS)
         except subprocess.TimeoutExpired:
             raise DataFreeError(f"the browser did not print the book in {SECONDS} seconds; try again.") from None
     if done.returncode or not target.stat().st_size:

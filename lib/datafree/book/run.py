@@ -160,10 +160,12 @@ def _execute(source: Path, values: dict, draft: Path, note: Path, seconds: int, 
 
 def _failure(source: Path, draft: Path, out: Path, error: Exception, seconds: int) -> DataFreeError:
     """Keep the notebook as far as it went; say which cell failed and how."""
+    import nbformat
+
     cell, said = _describe(error, draft, seconds)
     text = f"notebook '{source.stem}' failed {cell}: {said.rstrip('.')}."
-    if draft.is_file():
-        _move(draft, failed_path(out))
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        _keep(nbformat.read(draft, 4), failed_path(out))
         text += f" The notebook up to there is '{failed_path(out)}'."
     return DataFreeError(text)
 
@@ -214,6 +216,8 @@ def _check_record(note: Path, name: str, out: Path) -> None:
 def _keep(node, out: Path) -> None:
     import nbformat
 
+    for key in ("input_path", "output_path"):  # where it was made is nobody's business
+        node.metadata.get("papermill", {}).pop(key, None)
     files.write_atomically(out, lambda temporary: nbformat.write(node, temporary))
 
 

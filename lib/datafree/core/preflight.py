@@ -10,7 +10,7 @@ from torch.nn.utils import parametrize
 
 from ..errors import DataFreeError
 from ..networks.blocks import Normalize
-from .hooks import frozen
+from .hooks import frozen, uses_of
 
 UNSUPPORTED = (nn.ConvTranspose2d, nn.Conv1d, nn.Conv3d, nn.RNNBase)
 
@@ -84,21 +84,13 @@ def check_output(model: nn.Module, shape: tuple[int, int, int]) -> torch.Size:
     return made.shape
 
 
-@torch.no_grad()
 def check_called(model: nn.Module, shape: tuple[int, int, int]) -> None:
     """DataFreeError, by name, where a layer is never called: attention, for one, reads the weight of a layer within it."""
-    layers = {m: n for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
-    called: set[nn.Module] = set()
-    hooks = [layer.register_forward_pre_hook(lambda module, _: called.add(module)) for layer in layers]
-    try:
-        with frozen(model):
-            model(torch.zeros(2, *shape, device=next(model.parameters(), torch.empty(0)).device))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    for layer, name in layers.items():
-        if layer not in called:
+    layers = [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    called = {use.name for use in uses_of(model, layers, shape)}
+    for name in layers:
+        if name not in called:
             raise DataFreeError(
-                f"layer '{name}' is not called when the network runs: it is unused, or its weight is read by what holds it, "
-                "as in attention, which cannot be compressed."
+                f"layer '{name}' is not called for an image of zeros: it is unused, stands behind a condition, or what "
+                "holds it reads its weight, as attention does; such a layer cannot be compressed."
             )

@@ -52,7 +52,7 @@ def contents() -> Iterator[tuple[str, Path]]:
     for pattern in ("notebooks/*.ipynb", "notebooks/profiles/*.yaml", "book/papers/*.yaml"):
         for path in sorted(files.ROOT.glob(pattern)):
             yield path.relative_to(files.ROOT).as_posix(), path
-    for name in ("README.md", "LICENSE", "CITATION.cff", "requirements.txt"):
+    for name in ("README.md", "LICENSE", "CITATION.cff", "requirements.txt", "requirements-torch.txt"):
         yield name, files.ROOT / name
 
 

@@ -54,9 +54,14 @@ def built(name: str) -> nn.Module:
     return model
 
 
+def normalizes(model: nn.Module) -> bool:
+    """Whether the network has a Normalize layer."""
+    return any(isinstance(module, Normalize) for module in model.modules())
+
+
 def normalized(model: nn.Module, mean=None, std=None) -> nn.Module:
     """`model` behind the normalisation of its input; a network that has none and is given none is told how to add it."""
-    has = any(isinstance(module, Normalize) for module in model.modules())
+    has = normalizes(model)
     given = mean is not None and std is not None
     if has and (mean is not None or std is not None):
         raise DataFreeError("the network normalises its input already; leave out mean and std.")

@@ -53,6 +53,14 @@ def test_what_computes_with_the_library_stays_open_though_it_draws():
     assert fold(page) == ""
 
 
+def test_what_a_last_call_returns_is_no_part_of_the_story():
+    returned = {"output_type": "execute_result", "data": {"text/plain": "[None]"}}
+    table = {"output_type": "execute_result", "data": {"text/plain": "t", "text/html": "<table></table>"}}
+    printed = {"output_type": "stream", "text": "words"}
+    (page,) = staged(code("axis.set(x=f())", outputs=[returned, table, printed]))
+    assert page["outputs"] == [table, printed]
+
+
 def test_a_check_is_folded_whatever_it_uses():
     imported = code("from datafree.core import graph")
     *_, page = staged(imported, text("### Check: is it so?"), code("graph.trace(net)"))

@@ -9,7 +9,7 @@ from typing import Any
 from .. import files
 from ..config import Strict, validate
 from ..evidence import claims
-from . import front, markdown
+from . import facts, front, markdown
 from .chapter_text import number
 
 PLACE = files.ROOT / "book" / "handouts.yaml"
@@ -32,10 +32,15 @@ def handouts() -> dict[str, Handout]:
     return {paper: validate(Handout, entry, f"'{PLACE.name}', {paper}") for paper, entry in content.items()}
 
 
-def page(paper: str, rows: Sequence[dict[str, Any]], label: str) -> str:
-    """The hand-out of a paper in Markdown; `rows` are those of the ledger, where the paper is called `label`."""
+def page(paper: str, rows: Sequence[dict[str, Any]], label: str, found: Sequence[dict[str, Any]]) -> str:
+    """The hand-out of a paper in Markdown.
+
+    Args:
+        rows: of the ledger, where the paper is called `label`.
+        found: all records on file, for the numbers in its text.
+    """
     mine = [row for row in rows if row["paper"] == paper]
-    return markdown.page(
+    whole = markdown.page(
         "handout",
         title=claims.papers()[paper]["title"],
         paper=paper,
@@ -49,3 +54,4 @@ def page(paper: str, rows: Sequence[dict[str, Any]], label: str) -> str:
         identities=len([row for row in mine if row["identity"]]),
         total=len(mine),
     )
+    return facts.filled(whole, found, front.front().papers[paper].chapters[0])

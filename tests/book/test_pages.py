@@ -108,7 +108,17 @@ def site(hostile):
     shutil.copy(hostile / "notebooks" / f"{RECORDED}.ipynb", source / f"{RECORDED}.ipynb")
     (source / "notebooks" / "below.md").write_text("# Below\n\n:::{claim} kw-c13\n:::\n")
     (source / "conf.py").write_text(CONF)
-    names = ["ledger", "on_your_machine", "equations", "paper_scale", "runtimes", "bench", RECORDED, "notebooks/below"]
+    names = [
+        "ledger",
+        "on_your_machine",
+        "equations",
+        "paper_scale",
+        "runtimes",
+        "bench",
+        "faults",
+        RECORDED,
+        "notebooks/below",
+    ]
     (source / "index.md").write_text("# Book\n\n```{toctree}\n" + "\n".join(names) + "\n```\n")
     done = _render(source, hostile / "html")
     assert done.returncode == 0, done.stderr

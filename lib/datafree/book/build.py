@@ -27,7 +27,7 @@ from . import chapter_page, dreams, locks, plan, progress, run, slides
 SOURCE = files.BUILD / "src"
 HTML = files.BUILD / "html"
 PAGES = files.BUILD / "pages"
-TEXTS = ("chapters.yaml", "front.yaml", "explore.yaml", "handouts.yaml")
+TEXTS = ("chapters.yaml", "front.yaml", "explore.yaml", "handouts.yaml", "faults.yaml")
 """Files of book/ that pages are made of, and no pages themselves."""
 
 EQUATIONS = files.BUILD / "equations.md"

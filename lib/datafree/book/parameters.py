@@ -377,6 +377,25 @@ class FRanDISegmentation(NotebookParameters):
     precision: Precision = "auto"
 
 
+class YourNetwork(NotebookParameters):
+    """Parameters of 15_your_network."""
+
+    model: str = Field("own/two_paths.py:build", pattern=r".+\.py:\w+", description="FILE.py:FUNCTION in data_stubs")
+    weights: str = Field(
+        "own/two_paths.safetensors", min_length=1, description="a state dict, in data_stubs or anywhere"
+    )
+    mean: Triple = "0.4914 0.4822 0.4465"
+    std: Triple = "0.2470 0.2435 0.2616"
+    images: int = Field(128, ge=2, le=100_000, description="synthetic images of each method")
+    synthesis_steps: int = Field(60, ge=1, le=100_000, description="steps of each synthesis")
+    samples: int = Field(500, ge=2, le=100_000, description="imitated inputs a layer")
+    candidates: int = Field(40, ge=2, le=100_000, description="sets of ranks that are compared")
+    steps: int = Field(30, ge=1, le=1_000_000, description="steps of recovery")
+    test_images: TestImages = 2000
+    rounds: int = Field(5, ge=1, le=10_000, description="how often one image is timed")
+    precision: Precision = "auto"
+
+
 NOTEBOOKS: dict[str, type[Strict]] = {
     "00_start": Start,
     "01_kw_synthesis": KWSynthesis,
@@ -391,6 +410,7 @@ NOTEBOOKS: dict[str, type[Strict]] = {
     "10_frandi_selection": FRanDISelection,
     "11_frandi_prune_quantize": FRanDIPruneQuantize,
     "12_frandi_segmentation": FRanDISegmentation,
+    "15_your_network": YourNetwork,
 }
 """The parameters of each notebook; the defaults are those of its parameters cell and of the profile 'book'."""
 

@@ -32,6 +32,10 @@ METRICS = {
         }
         for kept in (0.5, 0.2)
     ],
+    "top1": {"4w4a BNS": 70.0, "4w4a noise": 60.0},
+    "file_kilobytes": {"float": 200.0, "8w8a": 60.0},
+    "simulated": {"float": 80.0, "8w8a": 79.0},
+    "onnxruntime": {"float": 80.0, "8w8a": 79.1},
 }  # fmt: skip
 
 NORM = ("top1_by_share", "by l2 norm")
@@ -52,6 +56,8 @@ WRONG = {
         ("top1_by_bits", how, "BNS images", k, 20.0) for how in ("per channel", "per tensor") for k in (0, 1)
     ],
     "own-aligned": [("statistics", name, "aligned (ours)", 60.0) for name in ("whole", "2 times")],
+    "own-unseen-network": [("top1", "4w4a noise", 71.0)],
+    "own-exported": [("onnxruntime", name, 75.0) for name in ("float", "8w8a")],
     "own-prune-fair": [("table4", k, f"FR, {mode}", 70.0) for k in (0, 1) for mode in ("frozen", "adapting")],
 }
 

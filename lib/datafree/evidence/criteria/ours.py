@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..measured import Measured
-from . import Missing, Run, above, below, criterion
+from . import Missing, Run, above, below, criterion, within
 from .frandi import NEAR, WHY_NEAR
 
 PRUNING, REPAIR, RECOVERY, ROUNDING = "07_lw_pruning", "08_udfc", "09_frandi_recovery", "11_frandi_prune_quantize"
@@ -165,3 +165,25 @@ def regression_is_no_worse_with_equal_steps(run):
             lead = run.accuracy("table4", k, f"FR, {mode}") - run.accuracy("table4", k, f"fine-tuned, {mode}")
             found[f"{row['kept']:g} kept, BatchNorm {mode}"] = above(lead, -NEAR)
     return found
+
+
+@criterion(
+    "own-unseen-network", chapter="15_your_network", unit="points",
+    statement="On a network that the book never saw, images made from BatchNorm calibrate four bits better than noise.",
+)  # fmt: skip
+def images_calibrate_an_unseen_network(run):
+    """Both sets of images are as large, and nothing else differs."""
+    return above(run.accuracy("top1", "4w4a BNS") - run.accuracy("top1", "4w4a noise"))
+
+
+@criterion(
+    "own-exported", chapter="15_your_network", unit="points", tolerance=0.5,
+    why="integers and simulated rounding may break ties differently; beyond it, something else is computed",
+    statement="An exported network is as right in onnxruntime as its simulation is here.",
+)  # fmt: skip
+def exported_networks_are_as_right(run):
+    """On the same test images, for the float network and two quantised ones."""
+    return {
+        name: within(run.accuracy("onnxruntime", name) - run.accuracy("simulated", name), 0.0, 0.5)
+        for name in run.metric("file_kilobytes")
+    }

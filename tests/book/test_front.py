@@ -57,3 +57,10 @@ def test_hand_outs_have_their_numbers_on_record():
     for paper in handouts.handouts():
         page = handouts.page(paper, [], pages.LABELS[paper], found)
         assert "{fact}" not in page and "**What the authors do not say**" in page
+
+
+def test_a_hand_out_takes_claims_of_all_chapters_and_whole_ones_first():
+    states = {"a1": "partly", "a2": "reproduced", "a3": "reproduced", "b1": "partly", "c1": "reproduced"}
+    rows = [{"id": name, "state": state, "cell": f"{name[0]}#{name}"} for name, state in states.items()]
+    assert [row["id"] for row in handouts.spread(rows, 3)] == ["a2", "b1", "c1"]
+    assert handouts.spread(rows, 9) == rows

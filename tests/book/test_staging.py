@@ -196,6 +196,15 @@ def test_facts_in_prose_become_numbers_and_a_missing_one_is_refused():
         facts.filled("{fact}`a/c`", RECORDS, "x")
 
 
+def test_a_fact_leads_to_the_records_of_its_chapter():
+    here = facts.filled("{fact}`a/b`", RECORDS, "x", folder="")
+    assert here.startswith("<a ") and 'href="#audit-this-chapter">1.5</a>' in here
+    assert 'href="x.html#audit-this-chapter"' in facts.filled("{fact}`a/b @x`", RECORDS, "y", folder="")
+    assert 'href="notebooks/x.html#audit-this-chapter"' in facts.filled(
+        "{fact}`a/b`", RECORDS, "x", folder="notebooks/"
+    )
+
+
 def test_a_fact_is_of_the_run_on_the_page_or_of_the_scale_of_a_recorded_table():
     run = {"notebook": "x", "profile": "smoke", "seed": 0, "metrics": {"a": {"b": 4.0}}}
     line = facts.filled("{fact}`a/b @run`, {fact}`a/b @table`, {fact}`a/b`", RECORDS, "x", run)

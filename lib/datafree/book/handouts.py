@@ -69,4 +69,4 @@ def page(paper: str, rows: Sequence[dict[str, Any]], label: str, found: Sequence
         identities=len([row for row in mine if row["identity"]]),
         total=len(mine),
     )
-    return facts.filled(whole, found, front.front().papers[paper].chapters[0])
+    return facts.filled(whole, found, front.front().papers[paper].chapters[0], folder="notebooks/")

@@ -69,6 +69,10 @@ def test_curves_bear_their_names_at_their_ends(shown):
     names = {text.get_text(): text.xy[1] for text in figure.axes[0].texts}
     assert names["low"] < names["beside"] < names["high"] and figure.axes[0].get_legend() is None
     assert names["beside"] - names["low"] > 0.05, "names do not cover each other"
+    pieces = {line.get_ydata()[0]: line for line in figure.axes[0].lines if line.get_label() == "_piece"}
+    for line in figure.axes[0].lines[:3]:
+        piece = pieces[names[line.get_label()]]
+        assert (piece.get_color(), piece.get_linestyle()) == (line.get_color(), line.get_linestyle())
 
 
 def contrast(one, other):

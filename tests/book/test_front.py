@@ -7,7 +7,7 @@ from bs4 import BeautifulSoup
 from PIL import Image
 
 from datafree import DataFreeError
-from datafree.book import diagrams, dreams, front, pages, parameters
+from datafree.book import diagrams, dreams, front, handouts, pages, parameters
 from datafree.evidence.record import read_all
 
 
@@ -50,3 +50,17 @@ def test_images_are_laid_out_row_by_row(tmp_path):
     pixels = np.asarray(Image.open(tmp_path / "m.webp"))
     assert pixels.shape == (4, 6, 3)
     assert pixels[::2, ::2, 0].tolist() == [[0, 1, 2], [3, 4, 5]]
+
+
+def test_hand_outs_have_their_numbers_on_record():
+    found = read_all()
+    for paper in handouts.handouts():
+        page = handouts.page(paper, [], pages.LABELS[paper], found)
+        assert "{fact}" not in page and "**What the authors do not say**" in page
+
+
+def test_a_hand_out_takes_claims_of_all_chapters_and_whole_ones_first():
+    states = {"a1": "partly", "a2": "reproduced", "a3": "reproduced", "b1": "partly", "c1": "reproduced"}
+    rows = [{"id": name, "state": state, "cell": f"{name[0]}#{name}"} for name, state in states.items()]
+    assert [row["id"] for row in handouts.spread(rows, 3)] == ["a2", "b1", "c1"]
+    assert handouts.spread(rows, 9) == rows

@@ -38,6 +38,8 @@ def test_names_inside_entries_are_columns_and_repetitions_are_averaged():
     metrics = {"table": {"4w4a": {"BNS": [80.0, 82.0], "real": None}, "2w4a": {"BNS": [20.0]}}}
     page = text([record_of(metrics, "reduced")], "table")
     assert "81.00" in page and "20.00" in page and page.count("–") == 2
+    page = text([record_of({"table": {"step 1": {"j_kl": 0.5, "top1": 60.0}}}, "reduced")], "table")
+    assert "J_KL (nats)" in page and "top-1 (%)" in page and "j_kl" not in page
 
 
 def test_a_path_leads_inside_and_nothing_on_record_is_said():

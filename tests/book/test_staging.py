@@ -53,6 +53,14 @@ def test_what_computes_with_the_library_stays_open_though_it_draws():
     assert fold(page) == ""
 
 
+def test_what_a_last_call_returns_is_no_part_of_the_story():
+    returned = {"output_type": "execute_result", "data": {"text/plain": "[None]"}}
+    table = {"output_type": "execute_result", "data": {"text/plain": "t", "text/html": "<table></table>"}}
+    printed = {"output_type": "stream", "text": "words"}
+    (page,) = staged(code("axis.set(x=f())", outputs=[returned, table, printed]))
+    assert page["outputs"] == [table, printed]
+
+
 def test_a_check_is_folded_whatever_it_uses():
     imported = code("from datafree.core import graph")
     *_, page = staged(imported, text("### Check: is it so?"), code("graph.trace(net)"))
@@ -186,6 +194,15 @@ def test_facts_in_prose_become_numbers_and_a_missing_one_is_refused():
     assert ">1.50</span>" in line and ">2</span>." in line and "mean of 3 runs at the scale 'book'" in line
     with pytest.raises(DataFreeError, match="no record of x has a number at 'a/c'"):
         facts.filled("{fact}`a/c`", RECORDS, "x")
+
+
+def test_a_fact_leads_to_the_records_of_its_chapter():
+    here = facts.filled("{fact}`a/b`", RECORDS, "x", folder="")
+    assert here.startswith("<a ") and 'href="#audit-this-chapter">1.5</a>' in here
+    assert 'href="x.html#audit-this-chapter"' in facts.filled("{fact}`a/b @x`", RECORDS, "y", folder="")
+    assert 'href="notebooks/x.html#audit-this-chapter"' in facts.filled(
+        "{fact}`a/b`", RECORDS, "x", folder="notebooks/"
+    )
 
 
 def test_a_fact_is_of_the_run_on_the_page_or_of_the_scale_of_a_recorded_table():

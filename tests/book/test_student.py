@@ -27,6 +27,7 @@ def test_every_chapter_is_handed_out_without_solutions(tmp_path):
         text = path.read_text(encoding="utf-8")
         assert "{solution}" not in text and "{exercise}" in text
         assert "BEGIN SOLUTION" not in text and "HIDDEN TESTS" not in text
+        assert "{fact}" not in text
         nbformat.validate(nbformat.read(path, as_version=4))
 
 

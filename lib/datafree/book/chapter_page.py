@@ -47,7 +47,7 @@ def page(
         cells = staging.before_closing(cells, markdown.page("explore", box=slider))
     for cell in cells:
         if cell["cell_type"] == "markdown":
-            cell["source"] = facts.filled(staging.text_of(cell), found, name, record)
+            cell["source"] = facts.filled(staging.text_of(cell), found, name, record, folder="")
     return staged | {"cells": [*cells, staging.markdown_cell(_audit(name, record, found, claims))]}
 
 
@@ -68,7 +68,7 @@ def _head(name: str, record: dict[str, Any], found: Sequence[dict[str, Any]]) ->
 def _result(text: str, found: Sequence[dict[str, Any]], name: str) -> str:
     """The sentence with its numbers; nothing while a record that it draws on is still to be made."""
     try:
-        return facts.filled(text, found, name)
+        return facts.filled(text, found, name, folder="")
     except DataFreeError:
         return ""
 

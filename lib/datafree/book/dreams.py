@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
 
 from . import chapters, parameters
@@ -20,7 +21,8 @@ def draw(profile: str, folder: Path, columns: int = 8, rows: int = 3) -> None:
     real = chapters.images(config, "train", config.images)
     made = chapters.calibration_images(chapters.network(config), config, "bns")
     for name, images in (("trained", real), ("dreamed", made)):
-        _mosaic(chapters.part(images, count).floats()[:count], columns, folder / f"{name}.webp")
+        spread = torch.arange(count) * len(images) // count  # all classes, and full rows
+        _mosaic(images[spread].floats(), columns, folder / f"{name}.webp")
 
 
 def _mosaic(images: Any, columns: int, path: Path) -> None:

@@ -83,13 +83,20 @@ def _of_run(record: Mapping[str, Any] | None, path: str) -> Fact | None:
     return None if value is None else Fact(value, record["profile"], 1)
 
 
+AUDIT = "#audit-this-chapter"
+"""Where a chapter's page lists its records."""
+
+
 def filled(
-    text: str, found: Sequence[Mapping[str, Any]], notebook: str, record: Mapping[str, Any] | None = None
-) -> str:
+    text: str, found: Sequence[Mapping[str, Any]], notebook: str, record: Mapping[str, Any] | None = None,
+    folder: str | None = None,
+) -> str:  # fmt: skip
     """`text` with each `{fact}` replaced by its number, which tells on hovering what it is the mean of.
 
     Args:
         record: of the run that the page shows.
+        folder: of the chapters' pages, for links from the numbers to the lists of records; '' for such a page itself.
+            Without it numbers are no links.
     Raises:
         DataFreeError: no record has a number at that path.
     """
@@ -107,6 +114,10 @@ def filled(
                 f"{notebook}: no record of {where} has a number at '{path}'; mend the path, or make the record."
             )
         value = format(known.value, match["form"] or ".1f")
-        return f'<span class="fact" title="{where}, {path}: {known.described()}">{value}</span>'
+        said = f'class="fact" title="{where}, {path}: {known.described()}"'
+        if folder is None:
+            return f"<span {said}>{value}</span>"
+        page = "" if (folder, where) == ("", notebook) else f"{folder}{where}.html"
+        return f'<a {said} href="{page}{AUDIT}">{value}</a>'
 
     return FACT.sub(shown, text)

@@ -59,7 +59,10 @@ def page(rows: Sequence[dict[str, Any]], found: Sequence[dict[str, Any]], labels
             _card(paper, card, rows, found) | {"anchor": labels[paper].lower().replace(" ", "-")}
             for paper, card in front().papers.items()
         ],
-        pipeline=diagrams.flow(front().pipeline, "From a model to this book", columns=4),
+        pipelines={
+            room: diagrams.flow(front().pipeline, "From a model to this book", columns)
+            for room, columns in {"wide": 4, "narrow": 2}.items()
+        },
     )
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
 from .. import files
 from ..config import Strict, validate
 from ..evidence import claims
-from . import front, markdown
+from . import facts, front, markdown
 from .chapter_text import number
 
 PLACE = files.ROOT / "book" / "handouts.yaml"
@@ -32,10 +33,29 @@ def handouts() -> dict[str, Handout]:
     return {paper: validate(Handout, entry, f"'{PLACE.name}', {paper}") for paper, entry in content.items()}
 
 
-def page(paper: str, rows: Sequence[dict[str, Any]], label: str) -> str:
-    """The hand-out of a paper in Markdown; `rows` are those of the ledger, where the paper is called `label`."""
+HOLDS = 8
+"""Claims that hold, on a hand-out."""
+
+
+def spread(rows: Sequence[dict[str, Any]], count: int) -> list[dict[str, Any]]:
+    """So many of the rows, from each chapter in turn, those first that are reproduced as a whole; in their own order."""
+    chapters: dict[str, list[dict[str, Any]]] = {}
+    for row in sorted(rows, key=lambda row: row["state"] != "reproduced"):
+        chapters.setdefault((row["cell"] or "").partition("#")[0], []).append(row)
+    turns = itertools.zip_longest(*chapters.values())
+    chosen = [row["id"] for turn in turns for row in turn if row][:count]
+    return [row for row in rows if row["id"] in chosen]
+
+
+def page(paper: str, rows: Sequence[dict[str, Any]], label: str, found: Sequence[dict[str, Any]]) -> str:
+    """The hand-out of a paper in Markdown.
+
+    Args:
+        rows: of the ledger, where the paper is called `label`.
+        found: all records on file, for the numbers in its text.
+    """
     mine = [row for row in rows if row["paper"] == paper]
-    return markdown.page(
+    whole = markdown.page(
         "handout",
         title=claims.papers()[paper]["title"],
         paper=paper,
@@ -43,9 +63,10 @@ def page(paper: str, rows: Sequence[dict[str, Any]], label: str) -> str:
         text=handouts()[paper],
         diagram=front.method(paper),
         chapters={number(name): name for name in front.front().papers[paper].chapters},
-        holds=[row for row in mine if row["state"] in ("reproduced", "partly")],
+        holds=spread([row for row in mine if row["state"] in ("reproduced", "partly")], HOLDS),
         fails=[row for row in mine if row["state"] == "contradicted"],
         others=len([row for row in mine if row["state"] in ("undecided", "open", "not testable here")]),
         identities=len([row for row in mine if row["identity"]]),
         total=len(mine),
     )
+    return facts.filled(whole, found, front.front().papers[paper].chapters[0], folder="notebooks/")

@@ -194,7 +194,7 @@ def write_pages(folder: Path, notebook_folder: Path | None = None) -> list[Path]
     pages = {
         "instructor.md": student.page(),
         "index.md": front.page(rows, found, LABELS),
-        **{f"handout_{paper}.md": handouts.page(paper, rows, LABELS[paper]) for paper in handouts.handouts()},
+        **{f"handout_{paper}.md": handouts.page(paper, rows, LABELS[paper], found) for paper in handouts.handouts()},
         "ledger.md": ledger_page(rows, ours),
         "on_your_machine.md": machine_page(),
         "paper_scale.md": paper_scale.page(found),

@@ -60,16 +60,29 @@ DISTANCE = 13
 
 
 def _label_curves(axis: plt.Axes) -> None:
-    """The name of each curve behind its last point, moved up or down so that names do not cover each other."""
+    """A piece and the name of each curve behind its last point, moved up or down so that names do not cover each other."""
     if legend := axis.get_legend():
         legend.remove()
     axis.figure.canvas.draw()  # from here on places are final
     curves = [line for line in axis.lines if not line.get_label().startswith("_")]
     heights = [_height_of_end(line) for line in curves]
-    distance = DISTANCE / 72 * axis.figure.dpi / axis.get_window_extent().height
-    for line, height in zip(curves, apart(heights, distance)):
-        axis.annotate(line.get_label(), (1.02, height), xycoords="axes fraction", va="center", fontsize=9)
+    point, box = axis.figure.dpi / 72, axis.get_window_extent()
+    start, end, name = (1 + k * point / box.width for k in (5, 25, 29))
+    for line, height in zip(curves, apart(heights, DISTANCE * point / box.height)):
+        axis.add_artist(_piece(line, (start, end), height))
+        axis.annotate(line.get_label(), (name, height), xycoords="axes fraction", va="center", fontsize=9)
     axis.figure.tight_layout()
+
+
+def _piece(line: plt.Line2D, ends: tuple[float, float], height: float) -> plt.Line2D:
+    """A short piece of a curve, or one of its marks where it has no line, beside its axes."""
+    where = ends if line.get_linestyle() not in ("None", "") else (sum(ends) / 2,)
+    copied = {
+        name: getattr(line, f"get_{name}")() for name in ("color", "linestyle", "linewidth", "marker", "markersize")
+    }
+    return plt.Line2D(
+        where, [height] * len(where), **copied, transform=line.axes.transAxes, clip_on=False, label="_piece"
+    )
 
 
 def _height_of_end(line: plt.Line2D) -> float:

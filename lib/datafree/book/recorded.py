@@ -21,6 +21,9 @@ from . import show
 
 NONE = "No run on record has measured this yet."
 
+WORDS = {"j_kl": "J_KL (nats)", "top1": "top-1 (%)"}
+"""Names of metrics -> titles of columns."""
+
 
 def rows(metrics: Any, path: str, head: str, value: str) -> list[dict[str, Any]] | None:
     """What lies at 'name/name' in one run's metrics, as rows of a table; None where there is nothing."""
@@ -74,5 +77,5 @@ def table(
             lines = joined(tables, head)
             heads = list(lines[0])
             said = f"{caption} On record, profile {name}: {runs}.".strip()
-            return show.html_table(heads, [[line[h] for h in heads] for line in lines], said)
+            return show.html_table([WORDS.get(h, h) for h in heads], [[line[h] for h in heads] for line in lines], said)
     return f"<p>{html.escape(caption)} {NONE}</p>"

@@ -67,8 +67,17 @@ def _unseen(cell: Cell) -> bool:
 
 
 def without_chatter(cell: Cell) -> Cell:
-    """The cell that begins a chapter without the line it prints: the end of the page has all of that and more."""
-    return cell | {"outputs": []} if cell["cell_type"] == "code" and "chapters.begin(" in text_of(cell) else cell
+    """The cell without what its last call returns in plain text, which is no part of the story; nor does the cell that
+    begins a chapter show the line it prints, since the end of the page has all of that and more.
+    """
+    if cell["cell_type"] != "code":
+        return cell
+    begins = "chapters.begin(" in text_of(cell)
+    return cell | {"outputs": [] if begins else [o for o in cell["outputs"] if not _returned(o)]}
+
+
+def _returned(output: dict[str, Any]) -> bool:
+    return output.get("output_type") == "execute_result" and set(output["data"]) == {"text/plain"}
 
 
 # The code of the library ----------------------------------------------------------------------------------------------

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from .. import files
 from ..evidence.notebook_text import notebooks
-from . import code_exercises, markdown, staging
+from ..evidence.record import read_all
+from . import code_exercises, facts, markdown, staging
 from .chapter_text import level, number
 
 PLACE = files.BUILD / "student"
@@ -54,11 +55,21 @@ def _piece(cell: dict[str, Any], text: str, solved: bool, count: int) -> dict[st
     return cell | named | {"source": source}
 
 
+def with_numbers(notebook: dict[str, Any], found: Sequence[Mapping[str, Any]], name: str) -> dict[str, Any]:
+    """The notebook with the numbers of the records in its prose, which Jupyter does not look up."""
+    cells = [
+        cell | {"source": facts.filled(staging.text_of(cell), found, name)} if cell["cell_type"] == "markdown" else cell
+        for cell in notebook["cells"]
+    ]
+    return notebook | {"cells": cells}
+
+
 def hand_out(folder: Path = PLACE, solved: bool = False) -> list[Path]:
     """Write all chapters to `folder`: without their solutions, or `solved`."""
-    written = []
+    written, found = [], read_all()
     for path in notebooks():
-        text = json.dumps(copied(json.loads(path.read_text(encoding="utf-8")), solved), indent=1, ensure_ascii=False)
+        whole = with_numbers(json.loads(path.read_text(encoding="utf-8")), found, path.stem)
+        text = json.dumps(copied(whole, solved), indent=1, ensure_ascii=False)
         target = folder / path.name
         written.append(files.write_atomically(target, lambda fresh, text=text: fresh.write_text(text + "\n", "utf-8")))
     return written

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 from pathlib import Path
 
 from torch import nn
 
+from .. import files
 from ..config import device_named
 from ..errors import DataFreeError
 from .blocks import Normalize
@@ -40,6 +42,7 @@ def built(name: str) -> nn.Module:
     place, _, function = name.rpartition(":")
     if not Path(place).is_file():
         raise DataFreeError(f"the file '{place}' does not exist; give FILE.py:FUNCTION.")
+    files.READ[Path(place).name] = hashlib.sha256(Path(place).read_bytes()).hexdigest()
     spec = importlib.util.spec_from_file_location(Path(place).stem, place)
     module = importlib.util.module_from_spec(spec)
     try:

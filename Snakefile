@@ -24,8 +24,8 @@ DUE = str(config.get("due", "")).split()  # runs that need their images, as NAME
 LIBRARY = sorted(str(p) for pattern in ("*.py", "*.j2", "*.yaml") for p in Path("lib/datafree").rglob(pattern))
 SOURCES = [f"notebooks/{name}.ipynb" for name in NOTEBOOKS]
 TESTS = sorted(str(p) for p in Path("tests").rglob("test_*.py"))
-PROSE = sorted(str(p) for p in Path("book").rglob("*") if p.is_file() and p.parts[1] not in ("records", "papers"))
-EVIDENCE = sorted(str(p) for folder in ("records", "papers") for p in Path("book", folder).rglob("*") if p.is_file())
+PROSE = sorted(str(p) for p in Path("book").rglob("*") if p.is_file() and p.parts[1] not in ("records", "repeats", "papers"))
+EVIDENCE = sorted(str(p) for folder in ("records", "repeats", "papers") for p in Path("book", folder).rglob("*") if p.is_file())
 
 # The rendered pages take the folder's place as a whole, so that it holds the mark of one profile.
 HTML = f"_build/html/.{PROFILE}"

@@ -13,8 +13,10 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import datafree
-from datafree import api, cli, files
+from datafree import api, cli, files, short
+from datafree.config import from_text, validate
 from datafree.core import metrics
+from datafree.core.register import METHODS
 from datafree.data.sources import load_images
 from datafree.networks.weights import load_network
 
@@ -294,3 +296,13 @@ def test_compress_distils_from_the_command_line(run_cli, stubs, pictures, tmp_pa
 def test_no_batch_of_one_in_distillation(run_cli, tmp_path):
     code, _, err = run_cli("compress", NETWORK, "--out", tmp_path / "o.safetensors", "-p", "distillation.batch=1")
     assert code == 2 and "'distillation.batch'" in err
+
+
+def test_short_settings_fit_every_method_and_give_way_to_what_is_given():
+    assert set(short.SHORT) == set(METHODS)
+    for name, method in METHODS.items():
+        config = validate(method.config, from_text(method.config, short.with_short(name, {})), name)
+        assert not short.SHORT[name] or config != method.config()
+    assert short.with_short("frandi", {"recovery": "none", "synthesis.steps": "7"}) == {
+        "recovery": "none", "synthesis.steps": "7", "synthesis.images": "64", "candidates": "200"
+    }  # fmt: skip

@@ -120,18 +120,21 @@ def compress(
     out: Out,
     method: Annotated[str, typer.Option(help="one of those that `datafree methods` lists")] = "knowledge_within",
     parameter: Settings = None,
+    paper: Annotated[
+        bool, typer.Option("--paper", help="the papers' numbers of images and steps; may take long")
+    ] = False,
     weights: Weights = None,
     input: Input = "",
     mean: Numbers = "",
     std: Numbers = "",
     device: Device = "auto",
 ):
-    """Compress a network by one of the papers; defaults are the papers' settings, and may take long.
+    """Compress a network by one of the papers: in about two minutes, or with the papers' settings (--paper).
 
     `datafree methods NAME` lists what -p can set; a dot leads into a group: -p recovery.steps=100.
     Beside the weights come the report as .json, which reads them back, and as .html, for people.
     """
-    from . import api, files
+    from . import api, files, short
     from .book import report_page
     from .config import from_text, pairs, validate
     from .core.preflight import checked
@@ -139,8 +142,8 @@ def compress(
     from .networks import own
 
     files.weights_name(out)
-    cls = method_named(method).config
-    config = validate(cls, from_text(cls, pairs(parameter or [])), "compress")
+    cls, given = method_named(method).config, pairs(parameter or [])
+    config = validate(cls, from_text(cls, given if paper else short.with_short(method, given)), "compress")
     shape = _shape(model, input)
     network = _network(model, weights, mean, std, device)
     checked(network, shape)

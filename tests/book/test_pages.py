@@ -116,6 +116,7 @@ def site(hostile):
         "runtimes",
         "bench",
         "faults",
+        "reproducible",
         RECORDED,
         "notebooks/below",
     ]

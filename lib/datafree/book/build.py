@@ -47,7 +47,7 @@ def stage(profile: str, notebooks: list[str]) -> Path:
     shutil.copytree(
         files.ROOT / "book",
         fresh,
-        ignore=shutil.ignore_patterns("records", "papers", "_toc.yml", *TEXTS, ".*"),
+        ignore=shutil.ignore_patterns("records", "repeats", "papers", "_toc.yml", *TEXTS, ".*"),
     )
     os.rename(fresh / "_static", fresh / "static")  # under its own name Jupyter Book would load every script in it
     shutil.copytree(PAGES, fresh, dirs_exist_ok=True)

@@ -10,7 +10,7 @@ from .. import files
 from ..evidence import claims, compare, ledger
 from ..evidence.record import read, read_all
 from ..evidence.verdict import SCALES
-from . import bench, effects, equations, faults, front, handouts, paper_scale, plan, student
+from . import bench, effects, equations, faults, front, handouts, paper_scale, plan, repeats, student
 from .equations import Cell, Equation
 from .markdown import page
 
@@ -201,6 +201,7 @@ def write_pages(folder: Path, notebook_folder: Path | None = None) -> list[Path]
         "runtimes.md": runtimes_page(found),
         "bench.md": bench.write_page(folder),
         "faults.md": faults.page(),
+        "reproducible.md": repeats.page(),
     }
     return [
         *ledger.write(rows, ours, folder),

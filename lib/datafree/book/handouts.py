@@ -76,8 +76,13 @@ def page(paper: str, rows: Sequence[dict[str, Any]], label: str, found: Sequence
 
 
 def _measured(where: str, found: Sequence[dict[str, Any]]) -> str:
-    """Where something is measured, with its numbers; without them while a record of them is still to be made."""
+    """Markdown that says where something is measured, with its numbers; without them while a record is still to be made."""
+    pieces, end = [], 0
     try:
-        return facts.filled(where, found, "", folder="notebooks/")
+        for match in facts.FACT.finditer(where):
+            number = facts.filled(match[0], found, "", folder="notebooks/")
+            pieces += [markdown.escaped(where[end : match.start()]), number]
+            end = match.end()
     except DataFreeError:
         return re.search(r"chapter \d+", where)[0]
+    return " ".join([*pieces, markdown.escaped(where[end:])])

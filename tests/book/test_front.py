@@ -57,6 +57,8 @@ def test_hand_outs_have_their_numbers_on_record():
     for paper in handouts.handouts():
         page = handouts.page(paper, [], pages.LABELS[paper], found)
         assert "{fact}" not in page and "**What the authors do not say**" in page
+        assert ('class="fact"' in page) == ("{fact}" in str(handouts.handouts()[paper].unsaid))
+        assert "{fact}" not in handouts.page(paper, [], pages.LABELS[paper], [])
 
 
 def test_a_hand_out_takes_claims_of_all_chapters_and_whole_ones_first():

@@ -8,7 +8,7 @@ from datafree.book import slides
 ROWS = "<tr><td>1</td></tr>"
 PAGE = f"""<title>T</title><article class="bd-article"><section id="top"><h1>1 · Title<a class="headerlink">#</a></h1>
 <div class="chapter-result"><p>It is <span class="fact">7</span>.</p></div><p>Opening words.</p>
-<section id="idea"><h2>Idea</h2><p>First sentence. Second <a href="x.html#y">one</a>.</p>
+<section id="idea"><h2>Idea</h2><p>First sentence. Second <a href="x.html#y">one</a><span class="meaning">What one is.</span>.</p>
 <div class="math-block"><div class="math">x</div></div>
 <div class="cell"><figure class="drawn" id="f"><img class="only-light" src="a.svg" loading="lazy"><img class="only-dark" src="b.svg">
 <figcaption>Figure 1. <a href="a.svg">SVG</a></figcaption></figure></div>

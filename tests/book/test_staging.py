@@ -6,7 +6,7 @@ import json
 import pytest
 
 from datafree import DataFreeError, files
-from datafree.book import chapter_text, facts, library_source, parameters, staging
+from datafree.book import chapter_text, facts, library_source, markdown, parameters, staging
 from datafree.evidence.record import read_all
 
 
@@ -51,6 +51,11 @@ def test_what_computes_with_the_library_stays_open_though_it_draws():
     imported = code("from datafree.core import graph\nfrom datafree.book import plots")
     *_, page = staged(imported, code("plots.show(draw(graph.trace(net)), 'a')"))
     assert fold(page) == ""
+
+
+def test_the_first_line_of_a_docstring_keeps_its_words_apart_and_its_formulas():
+    line = r"Number of `a_b` for *x*: :math:`\exp(-p_k)`, at c_d."
+    assert markdown.prose(line) == r"Number of `a_b` for \*x\*: {math}`\exp(-p_k)`, at c\_d."
 
 
 def test_what_a_last_call_returns_is_no_part_of_the_story():

@@ -48,6 +48,10 @@ FAULTS = {
     "spectral_norm": (lambda: network(spectral_norm(nn.Conv2d(3, 4, 3))), "layer '1' computes its weight"),
     "old weight_norm": (lambda: network(nn.utils.weight_norm(nn.Conv2d(3, 4, 3))), "layer '1' computes its weight"),
     "transposed": (lambda: network(nn.ConvTranspose2d(3, 4, 3)), "layer '1' is of a kind that is not supported"),
+    "SyncBatchNorm": (
+        lambda: nn.SyncBatchNorm.convert_sync_batchnorm(network()),
+        "'2' is a SyncBatchNorm, .* make it a BatchNorm2d",
+    ),
     "meta": (lambda: network().to("meta"), "sparse or meta"),
     "one channel": (lambda: network(nn.Conv2d(1, 4, 3)), "does not take one batch"),
     "two inputs": (TwoInputs, "does not take one batch"),

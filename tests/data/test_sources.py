@@ -1,5 +1,7 @@
 """Images: the embedded subset, folders, torchvision's sets, and the augmentation."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -115,3 +117,22 @@ def test_unknown_names_splits_and_sizes():
     for size in (0, -1):
         with pytest.raises(DataFreeError, match=f"size is {size}"):
             load_images("folder:x", size=size)
+
+
+def test_pictures_of_sixteen_bits_are_refused(folder):
+    deep = np.full((8, 8), 40_000, dtype=np.uint16)
+    Image.fromarray(deep).save(folder / "test" / "dark" / "00.png")
+    with pytest.raises(DataFreeError, match="00.png' cannot be read .it has 16 bits a pixel"):
+        load_images(f"folder:{folder}")
+
+
+def test_a_class_without_images_is_named(folder):
+    (folder / "test" / "nothing").mkdir()
+    with pytest.raises(DataFreeError, match="nothing' holds no image; fill it or remove it"):
+        load_images(f"folder:{folder}")
+
+
+def test_a_pipe_among_the_images_is_refused_and_not_waited_for(folder):
+    os.mkfifo(folder / "test" / "dark" / "pipe.png")
+    with pytest.raises(DataFreeError, match="pipe.png' is no ordinary file"):
+        load_images(f"folder:{folder}")

@@ -76,6 +76,7 @@ def test_a_method_without_chance_is_decided_by_the_images(ahead, state):
     verdict = judge([{"": above(a - b)}] * 3, "book")
     assert (verdict.state, verdict.n, verdict.runs) == (state, 1, 3)
     assert judge([{"": above(a - b)}] * 2, "book").state == "undecided"
+    assert judge([{"": within(a - a, 0.0, 0.5)}] * 3, "book").state == "reproduced", "right on the same images"
 
 
 @pytest.mark.parametrize(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import functools
 import itertools
+import re
 from collections.abc import Sequence
 from typing import Any
 
 from .. import files
 from ..config import Strict, validate
+from ..errors import DataFreeError
 from ..evidence import claims
 from . import facts, front, markdown
 from .chapter_text import number
@@ -55,12 +57,14 @@ def page(paper: str, rows: Sequence[dict[str, Any]], label: str, found: Sequence
         found: all records on file, for the numbers in its text.
     """
     mine = [row for row in rows if row["paper"] == paper]
-    whole = markdown.page(
+    text = handouts()[paper]
+    return markdown.page(
         "handout",
         title=claims.papers()[paper]["title"],
         paper=paper,
         anchor=label.lower().replace(" ", "-"),
-        text=handouts()[paper],
+        text=text,
+        unsaid=[(what, _measured(where, found)) for what, where in text.unsaid],
         diagram=front.method(paper),
         chapters={number(name): name for name in front.front().papers[paper].chapters},
         holds=spread([row for row in mine if row["state"] in ("reproduced", "partly")], HOLDS),
@@ -69,4 +73,16 @@ def page(paper: str, rows: Sequence[dict[str, Any]], label: str, found: Sequence
         identities=len([row for row in mine if row["identity"]]),
         total=len(mine),
     )
-    return facts.filled(whole, found, front.front().papers[paper].chapters[0], folder="notebooks/")
+
+
+def _measured(where: str, found: Sequence[dict[str, Any]]) -> str:
+    """Markdown that says where something is measured, with its numbers; without them while a record is still to be made."""
+    pieces, end = [], 0
+    try:
+        for match in facts.FACT.finditer(where):
+            number = facts.filled(match[0], found, "", folder="notebooks/")
+            pieces += [markdown.escaped(where[end : match.start()]), number]
+            end = match.end()
+    except DataFreeError:
+        return re.search(r"chapter \d+", where)[0]
+    return " ".join([*pieces, markdown.escaped(where[end:])])

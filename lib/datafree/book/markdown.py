@@ -15,13 +15,18 @@ _MARKUP = re.compile(r"[\\`*_{}\[\]<>$|#~&@%^]|\.(?=\w)|:(?=/)")
 
 def escaped(text: Any) -> str:
     """`text` on one line, to be shown as it is: the filter `text` of the templates."""
-    return _MARKUP.sub(lambda match: "\\" + match[0], " ".join(str(text).split()))
+    return _unmarked(" ".join(str(text).split()))
 
 
 def prose(text: Any) -> str:
-    """Text of a docstring: what stands in backticks is code, all else is shown as it is. The filter `prose`."""
-    parts = re.split(r"(`+[^`]+`+)", " ".join(str(text).split()))
-    return "".join(part if part.startswith("`") else escaped(part) for part in parts)
+    """Text of a docstring: what stands in backticks is code or a formula, all else is shown as it is. The filter `prose`."""
+    text = re.sub(r":math:(?=`)", "{math}", " ".join(str(text).split()))
+    parts = re.split(r"((?:{math})?`+[^`]+`+)", text)
+    return "".join(part if part.endswith("`") else _unmarked(part) for part in parts)
+
+
+def _unmarked(text: str) -> str:
+    return _MARKUP.sub(lambda match: "\\" + match[0], text)
 
 
 def code(text: str) -> str:

@@ -29,6 +29,8 @@ class Slide(NamedTuple):
 def slides(soup: BeautifulSoup) -> list[list[Slide]]:
     """The slides of a chapter's page: a column for each section, its figures and tables below the first one."""
     article = soup.select_one("article.bd-article")
+    for preview in article.select(".meaning"):
+        preview.decompose()
     chapter = article.find("section")
     columns = [[_opening(chapter)]]
     for section in article.select("section > section"):
@@ -74,7 +76,7 @@ def _first_sentence(paragraph: Tag) -> str:
 def _clean(part: Tag) -> str:
     """The part without previews and anchors; its ids belong to the page."""
     part = copy.copy(part)
-    for tag in part.select(".meaning, .headerlink, figcaption a, img.only-dark"):
+    for tag in part.select(".headerlink, figcaption a, img.only-dark"):
         tag.decompose()
     for tag in part.find_all("a"):
         tag.unwrap()

@@ -35,6 +35,10 @@ def check_layers(model: nn.Module) -> None:
     for name, module in model.named_modules():
         if isinstance(module, UNSUPPORTED):
             raise DataFreeError(f"layer '{name}' is of a kind that is not supported; convolutions must be Conv2d.")
+        if isinstance(module, nn.SyncBatchNorm):
+            raise DataFreeError(
+                f"'{name}' is a SyncBatchNorm, for training on many cards; make it a BatchNorm2d first."
+            )
         if parametrize.is_parametrized(module) or hasattr(module, "weight_g") or hasattr(module, "weight_orig"):
             raise DataFreeError(
                 f"layer '{name}' computes its weight from others (weight_norm, spectral_norm, pruning mask); "

@@ -34,6 +34,8 @@ IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 
 def _read_image(path: Path, size: int | None) -> np.ndarray:
     try:
+        if Image.open(path).mode.startswith("I"):
+            raise ValueError("it has 16 bits a pixel, and images here have 8")
         image = Image.open(path).convert("RGB")
         if size and image.size != (size, size):
             image = centre_crop(image, size)
@@ -83,6 +85,15 @@ def _folder(root: Path, split: str, size: int | None, limit: int | None = None) 
     ]
     if not files:
         raise DataFreeError(f"data folder '{base}' holds no class folders with images; {expected}.")
+    if len({k for _, k in files}) < len(classes):
+        raise DataFreeError(
+            f"class folder '{base / next(c for k, c in enumerate(classes) if k not in {n for _, n in files})}' holds no "
+            f"image; fill it or remove it; {expected}."
+        )
+    if not all(path.is_file() for path, _ in files):
+        raise DataFreeError(
+            f"'{next(path for path, _ in files if not path.is_file())}' is no ordinary file; remove it or replace it."
+        )
     files = [files[i] for i in _limited([k for _, k in files], limit)]
     arrays = [_read_image(path, size) for path, _ in files]
     shapes = {a.shape for a in arrays}

@@ -100,7 +100,8 @@ def interval(distances: Sequence[Measured]) -> Interval:
 
 def is_settled(distances: Sequence[Measured]) -> bool:
     """Whether three seeds or more left every image's number as it is, and the test images' share of chance is known."""
-    return len(distances) >= SEEDS and len(set(map(_numbers, distances))) == 1 and distances[0].chance > 0
+    known = distances[0].images is not None or distances[0].chance > 0
+    return known and len(distances) >= SEEDS and len(set(map(_numbers, distances))) == 1
 
 
 def _numbers(d: Measured) -> tuple:

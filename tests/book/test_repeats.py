@@ -39,7 +39,14 @@ def test_a_run_stands_beside_the_one_that_it_repeats(leave):
 
 @pytest.mark.parametrize(
     ("kind", "value", "far"),
-    [(AGAIN, 2.0000001, 1), (TWO, 2.01, 0), (TWO, 2.03, 1), (FLOAT32, 2.1, 0), (FLOAT32, 2.3, 1)],
+    [
+        (AGAIN, 2.0000001, 1),
+        (AGAIN, 2 + 1e-15, 0),
+        (TWO, 2.01, 0),
+        (TWO, 2.03, 1),
+        (FLOAT32, 2.1, 0),
+        (FLOAT32, 2.3, 1),
+    ],
 )
 def test_what_is_too_far_is_named(leave, kind, value, far):
     leave(kind.beside, 2.0)

@@ -35,6 +35,10 @@ KINDS = (
 )
 
 
+ROUNDING = 1e-12
+"""A difference that is rounding itself: some numbers say by how little two ways to compute one thing differ."""
+
+
 def folder() -> Path:
     """Where the records lie, a folder a chapter; they are apart from those that the ledger reads."""
     return files.ROOT / "book" / "repeats"
@@ -53,19 +57,18 @@ def pairs() -> list[tuple[Kind, dict[str, Any], dict[str, Any]]]:
 
 def too_far(kind: Kind, found: compare.Comparison) -> list[compare.Moved]:
     """The numbers that differ by more than the kind allows."""
+    told = [moved for moved in found.moved if abs(moved.first - moved.second) > ROUNDING]
     if not kind.share:
-        return found.moved
+        return told
     return [
-        moved
-        for moved in found.moved
-        if (moved.share > kind.share if moved.errors is None else moved.errors > compare.NOISE)
+        moved for moved in told if (moved.share > kind.share if moved.errors is None else moved.errors > compare.NOISE)
     ]
 
 
 def row(kind: Kind, first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
     """A line of the page."""
     found = compare.compare(first, second)
-    known = [moved.share for moved in found.moved if moved.errors is None]
+    known = [m.share for m in found.moved if m.errors is None and abs(m.first - m.second) > ROUNDING]
     return {
         "chapter": found.notebook,
         "kind": kind,
@@ -81,4 +84,6 @@ def row(kind: Kind, first: dict[str, Any], second: dict[str, Any]) -> dict[str, 
 
 def page() -> str:
     """All of them as Markdown."""
-    return markdown.page("reproducible", rows=[row(*pair) for pair in pairs()], kinds=KINDS, noise=compare.NOISE)
+    return markdown.page(
+        "reproducible", rows=[row(*pair) for pair in pairs()], kinds=KINDS, noise=compare.NOISE, rounding=ROUNDING
+    )

@@ -41,9 +41,9 @@ def build_of(checkout, **options) -> subprocess.Popen:
     return command(checkout, "build", "notebooks", "--cores", "1", **options)
 
 
-def answer(process: subprocess.Popen) -> tuple[int, str]:
+def answer(process: subprocess.Popen, seconds: float = 180) -> tuple[int, str]:
     """Exit code, and what was said in all."""
-    said = process.communicate(timeout=180)[0]
+    said = process.communicate(timeout=seconds)[0]
     return process.returncode, said
 
 
@@ -112,10 +112,10 @@ def tree(process: subprocess.Popen) -> list[psutil.Process]:
     return []
 
 
-def finish(checkout, start=build_of) -> None:
+def finish(checkout, start=build_of, seconds: float = 180) -> None:
     """Start the build until it completes, and do what its sentence asks for: end a process that was left behind."""
     for _ in range(4):
-        code, said = answer(start(checkout))
+        code, said = answer(start(checkout), seconds)
         assert "Traceback" not in said, said
         if code == 0:
             return
@@ -153,7 +153,7 @@ def smoke_records(checkout) -> dict:
     return {name: (record["metrics"], record["hits"], record["inputs"]) for name, record in read.items()}
 
 
-CALM = "ein ruhiges Büchlein 書"
+CALM, HOUR = "ein ruhiges Büchlein 書", 3600
 
 
 @pytest.mark.chaos
@@ -171,7 +171,7 @@ def test_the_short_book_survives_many_ends(tmp_path):
             with contextlib.suppress(psutil.NoSuchProcess):
                 rng.choice(victims).send_signal(rng.choice([signal.SIGKILL, signal.SIGTERM, signal.SIGINT]))
         building.wait(600)
-    finish(tmp_path / "wild", smoke_of)
-    assert answer(smoke_of(tmp_path / CALM))[0] == 0
+    finish(tmp_path / "wild", smoke_of, HOUR)
+    assert answer(smoke_of(tmp_path / CALM), HOUR)[0] == 0
     wild, calm = smoke_records(tmp_path / "wild"), smoke_records(tmp_path / CALM)
     assert wild == calm

@@ -304,5 +304,5 @@ def test_short_settings_fit_every_method_and_give_way_to_what_is_given():
         config = validate(method.config, from_text(method.config, short.with_short(name, {})), name)
         assert not short.SHORT[name] or config != method.config()
     assert short.with_short("frandi", {"recovery": "none", "synthesis.steps": "7"}) == {
-        "recovery": "none", "synthesis.steps": "7", "synthesis.images": "64", "candidates": "200"
+        "recovery": "none", "synthesis.steps": "7", "synthesis.images": "64", "candidates": "100"
     }  # fmt: skip

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-FRANDI = {"synthesis.images": "64", "synthesis.steps": "150", "recovery.steps": "60", "recovery.batch": "32"}
+FRANDI = {"synthesis.images": "64", "synthesis.steps": "100", "recovery.steps": "40", "recovery.batch": "32"}
 
 SHORT: dict[str, dict[str, str]] = {
-    "knowledge_within": {"images": "128", "batch": "128", "steps": "20", "synthesis_steps": "100", "copies": "1"},
+    "knowledge_within": {"images": "128", "batch": "128", "steps": "20", "synthesis_steps": "80", "copies": "1"},
     "layer_wise": {},
     "layer_wise_pruning": {},
     "udfc": {},
-    "frandi": FRANDI | {"candidates": "200"},
+    "frandi": FRANDI | {"candidates": "100"},
     "frandi_quantization": FRANDI,
 }
 """Method -> settings as -p takes them; those that take no time anyway keep the paper's."""

@@ -16,7 +16,7 @@ from datafree.book import bench
 from datafree.core.provenance import provenance
 from datafree.errors import DataFreeError
 
-from . import book, quantization, reconstruction, selection, synthesis, training  # noqa: F401 (they register their cases)
+from . import book, load, quantization, reconstruction, selection, synthesis, training  # noqa: F401 (they register their cases)
 from .harness import run_all
 
 FEATURES = {

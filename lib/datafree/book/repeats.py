@@ -71,7 +71,7 @@ def row(kind: Kind, first: dict[str, Any], second: dict[str, Any]) -> dict[str, 
     known = [m.share for m in found.moved if m.errors is None and abs(m.first - m.second) > ROUNDING]
     return {
         "chapter": found.notebook,
-        "change": kind,
+        "kind": kind,
         "same": found.same,
         "moved": len(found.moved),
         "largest": 100 * max(known, default=0.0),

@@ -13,9 +13,9 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import datafree
-from datafree import api, cli, files, short
+from datafree import api, cli, files
 from datafree.config import from_text, validate
-from datafree.core import metrics
+from datafree.core import metrics, short
 from datafree.core.register import METHODS
 from datafree.data.sources import load_images
 from datafree.networks.weights import load_network
@@ -199,6 +199,10 @@ MISTAKES = {
         "'0.5' was given in place of three numbers",
     ),
     "unwritable": (lambda t: ["train", "resnet20", "--out", t / "o.pt"], "ends in '.safetensors'"),
+    "unknown network of a run": (
+        lambda t: ["run", "00_start", "-p", "model=resnet21"],
+        "model 'resnet21' is not known",
+    ),
     "unknown notebook": (lambda t: ["run", "99_end"], "there is no notebook '99_end'"),
 }
 

@@ -134,9 +134,10 @@ def compress(
     `datafree methods NAME` lists what -p can set; a dot leads into a group: -p recovery.steps=100.
     Beside the weights come the report as .json, which reads them back, and as .html, for people.
     """
-    from . import api, files, short
+    from . import api, files
     from .book import report_page
     from .config import from_text, pairs, validate
+    from .core import short
     from .core.preflight import checked
     from .core.register import method_named
     from .networks import own
@@ -313,7 +314,12 @@ def run(
     from .book.run import run_notebook
     from .config import pairs
 
-    paths = run_notebook(notebook, profile, seed, pairs(parameter or []), device, out, record, timeout, bar)
+    given = pairs(parameter or [])
+    if ".py:" not in given.get("model", ".py:"):
+        from .networks.zoo import known_network  # needs torch, so only where a name is to be looked up
+
+        known_network(given["model"])
+    paths = run_notebook(notebook, profile, seed, given, device, out, record, timeout, bar)
     typer.echo("\n".join(str(path) for path in paths))
 
 

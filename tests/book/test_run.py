@@ -106,13 +106,11 @@ def test_a_place_that_cannot_be_written_is_refused_before_a_kernel_starts(notebo
         run.run_notebook(NAME, "smoke", 0, **places(tmp_path) | {which: tmp_path / "file" / "x.json"})
 
 
-def test_a_folder_to_write_and_an_unknown_network_are_refused_before_a_kernel_starts(notebooks, no_kernel, tmp_path):
+def test_a_folder_to_write_is_refused_before_a_kernel_starts(notebooks, no_kernel, tmp_path):
     write_notebook(notebooks, "1")
     for place in ("out", "record"):
         with pytest.raises(DataFreeError, match="is a folder; give the name of a file"):
             run.run_notebook(NAME, "smoke", 0, **places(tmp_path) | {place: tmp_path})
-    with pytest.raises(DataFreeError, match="'resnet21' is not known"):
-        run.run_notebook(NAME, "smoke", 0, {"model": "resnet21"}, **places(tmp_path))
 
 
 def test_a_second_writer_is_refused_and_told_who_is_first(notebooks, no_kernel, tmp_path):

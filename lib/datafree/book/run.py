@@ -51,7 +51,7 @@ def run_notebook(
     config = parameters.resolve(source.stem, profile, overrides or {}, seed, device)
     default_out, default_record = places(source.stem, profile, seed, config.model_dump() if overrides else None)
     out, record = Path(out or default_out), Path(record or default_record)
-    _check_before(overrides or {}, out, record)
+    _check_before(out, record)
     seconds = timeout or CELL_SECONDS.get(profile, 86400)
     with sole_writer(out), scratch(out) as draft, scratch(record) as note:
         node = _execute(source, config.model_dump(), draft, note, seconds, progress, out)
@@ -62,15 +62,11 @@ def run_notebook(
     return out, record
 
 
-def _check_before(overrides: dict, *places: Path) -> None:
-    """What a run would find only after its kernel has started, or at its very end."""
+def _check_before(*places: Path) -> None:
+    """What a run would find only at its very end."""
     for place in places:
         if place.is_dir():
             raise DataFreeError(f"'{place}' is a folder; give the name of a file to write.")
-    if ".py:" not in (model := str(overrides.get("model", ".py:"))):
-        from ..networks.zoo import known_network  # imports torch, which only the kernel needs otherwise
-
-        known_network(model)
 
 
 def find(name: str) -> Path:

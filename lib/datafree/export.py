@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import warnings
 from pathlib import Path
 from typing import NamedTuple
 
@@ -172,7 +173,8 @@ def export(model: nn.Module, out: str | Path, shape: tuple[int, int, int] = (3, 
     images = torch.zeros(2, *shape, device=device)
     batch = ({0: torch.export.Dim("batch")},)
     write = _write_onnx if out.suffix == ".onnx" else _write_program
-    with frozen(made):
+    with frozen(made), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r".*LeafSpec", FutureWarning)  # torch's own, about its own code
         try:
             files.write_atomically(out, lambda path: write(made, images, batch, path))
         except (RuntimeError, torch.onnx.errors.OnnxExporterError) as error:

@@ -44,8 +44,13 @@ except typer.Exit as end:
 
 
 def ignoring(number: signal.Signals):
-    """What makes a child ignore a signal from its start, as `command &` does in a script."""
-    return lambda: signal.signal(number, signal.SIG_IGN)
+    """What makes a child ignore a signal from its start, as `command &` does in a script; no other, whatever we ignore."""
+
+    def prepare() -> None:
+        for other in SIGNALS:
+            signal.signal(other, signal.SIG_IGN if other == number else signal.SIG_DFL)
+
+    return prepare
 
 
 def wait_for(question):

@@ -369,13 +369,13 @@ def test_check_names_every_problem_and_fails(run_cli, places, gain, register):
     code, out, err = run_cli("ledger", "--check")
     assert code == 1
     assert "seed1.json' cannot be read" in out + err and "kw-c99" in out + err
-    assert not (places / "_build").exists()
+    assert not (places / "_build" / "ledger.json").exists()
 
 
 def test_an_unreadable_record_stops_the_command(run_cli, places):
     leave_record().write_text("{")
     code, _, err = run_cli("ledger")
-    assert code == 2 and err.startswith("datafree: record ") and not (places / "_build").exists()
+    assert code == 2 and err.startswith("datafree: record ") and not (places / "_build" / "ledger.json").exists()
 
 
 def test_the_committed_records_can_all_be_read(run_cli, monkeypatch):

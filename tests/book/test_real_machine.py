@@ -20,7 +20,7 @@ from tests.book.test_run import NAME, WRITE_RECORD, left_in, small_root, write_n
 from datafree import files
 
 SLOW = "import threading\nthreading.Event().wait(1.0)"
-CHAOS = int(os.environ.get("DATAFREE_CHAOS", 3))
+CHAOS = int(os.environ.get("DATAFREE_CHAOS", 1))
 """Random moments and signals to try."""
 
 

@@ -53,15 +53,13 @@ def one_sentence() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-ENDING = (
-    (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if hasattr(signal, "SIGHUP") else (signal.SIGINT, signal.SIGTERM)
-)
+ENDING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 """Signals that end a command, whether or not what started it (`&` in a script) ignores them."""
 
 
 def _ends(number: signal.Signals) -> bool:
     """Not a hang-up that `nohup` has switched off."""
-    return number == signal.SIGINT or number == signal.SIGTERM or signal.getsignal(number) != signal.SIG_IGN
+    return number.name != "SIGHUP" or signal.getsignal(number) != signal.SIG_IGN
 
 
 class Commands(typer.core.TyperGroup):
@@ -129,7 +127,7 @@ def compress(
     std: Numbers = "",
     device: Device = "auto",
 ):
-    """Compress a network by one of the papers: in about two minutes, or with the papers' settings (--paper).
+    """Compress a network by one of the papers: in under two minutes, or with the papers' settings (--paper).
 
     `datafree methods NAME` lists what -p can set; a dot leads into a group: -p recovery.steps=100.
     Beside the weights come the report as .json, which reads them back, and as .html, for people.
@@ -138,7 +136,6 @@ def compress(
     from .book import report_page
     from .config import from_text, pairs, validate
     from .core import short
-    from .core.preflight import checked
     from .core.register import method_named
     from .networks import own
 
@@ -147,7 +144,6 @@ def compress(
     config = validate(cls, from_text(cls, given if paper else short.with_short(method, given)), "compress")
     shape = _shape(model, input)
     network = _network(model, weights, mean, std, device)
-    checked(network, shape)
     result = api.compress(network, config, shape=shape)
     if own.is_own(model):
         result.report.update(mean=own.numbers(mean), std=own.numbers(std))

@@ -80,12 +80,12 @@ _build/html/index.html: | $(STAMP)
 	@$(DATAFREE) build book --profile $(PROFILE)
 
 # The tests look at the rendered book. Where none was made, one with the parameters of the profile 'smoke' will do: the
-# same cells and pages in minutes. nbval runs each notebook so, and compares the outputs of its checks. Two workers with
+# same cells and pages in minutes. nbval runs each notebook so, and compares the outputs of its checks. Three workers with
 # one thread each; a notebook stays with one worker, the longest file comes first.
 test: $(STAMP)
 	@[ -f _build/html/index.html ] || $(DATAFREE) build book --profile smoke
 	@$(DATAFREE) shorten _build/nbval
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -rs \
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 3 --dist loadfile -rs \
 		--nbval-lax --nbval-current-env --nbval-cell-timeout 600 tests/book/test_browser.py _build/nbval tests
 
 bench: $(STAMP)

@@ -232,7 +232,7 @@ SCROLLS = """[...document.querySelectorAll('.bd-article *')]
   .filter(e => ['auto', 'scroll'].includes(getComputedStyle(e).overflowX))
   .map(e => e.tagName + '.' + e.className + ' ' + e.textContent.trim().slice(0, 40))"""
 LOOKS = list(itertools.product((1280, 900, 390), ("light", "dark")))
-CLOSELY = ("index.html", "notebooks/01_kw_synthesis.html")
+CLOSELY = ("index.html", "notebooks/00_start.html")
 """Pages that are looked at in every width and theme; the others have one each, in turn."""
 
 

@@ -377,6 +377,25 @@ class FRanDISegmentation(NotebookParameters):
     precision: Precision = "auto"
 
 
+class Shootout(NotebookParameters):
+    """Parameters of 13_shootout."""
+
+    bits: Widths = "6 4 3"
+    shares: Shares = "0.3 0.5 0.7"
+    images: int = Field(64, ge=2, le=100_000, description="synthetic images, for all methods that take some")
+    synthesis_steps: int = Field(30, ge=2, le=100_000, description="steps of each synthesis")
+    samples: int = Field(500, ge=2, le=100_000, description="imitated inputs a layer")
+    steps: int = Field(12, ge=2, le=1_000_000, description="steps of every method that trains the whole network")
+    batch: Batch = 32
+    rate: float = Field(0.001, gt=0, le=10, description="first rate of distillation and fine-tuning")
+    candidates: int = Field(40, ge=2, le=100_000, description="sets of ranks that FRanDI compares")
+    map_percents: str = Field("5 100", pattern=NUMBERS, description="shares of the training images, in percent")
+    map_steps: str = Field("4 24", pattern=r"^\d+( \d+)*$", description="lengths of training, rising")
+    train_images: int = Field(1000, ge=10, le=1_000_000, description="real training images, at most")
+    test_images: TestImages = 400
+    precision: Precision = "auto"
+
+
 class YourNetwork(NotebookParameters):
     """Parameters of 15_your_network."""
 
@@ -410,6 +429,7 @@ NOTEBOOKS: dict[str, type[Strict]] = {
     "10_frandi_selection": FRanDISelection,
     "11_frandi_prune_quantize": FRanDIPruneQuantize,
     "12_frandi_segmentation": FRanDISegmentation,
+    "13_shootout": Shootout,
     "15_your_network": YourNetwork,
 }
 """The parameters of each notebook; the defaults are those of its parameters cell and of the profile 'book'."""

@@ -32,6 +32,14 @@ METRICS = {
         }
         for kept in (0.5, 0.2)
     ],
+    "by_bits": {
+        "KW, distilled": {"w4a4": 80.0, "w3a3": 60.0}, "Layer-Wise": {"w4a4": 75.0, "w3a3": 20.0},
+        "FRanDI": {"w4a4": 70.0, "w3a3": 40.0}, "real images": {"w4a4": 82.0},
+    },
+    "by_share": {
+        "moments of images": {"50% fewer": 80.0}, "closed form": {"50% fewer": 30.0},
+        "Neuron Merging": {"50% fewer": 50.0}, "FRanDI, low rank": {"50% fewer": 60.0},
+    },
     "top1": {"4w4a BNS": 70.0, "4w4a noise": 60.0},
     "file_kilobytes": {"float": 200.0, "8w8a": 60.0},
     "simulated": {"float": 80.0, "8w8a": 79.0},
@@ -56,6 +64,13 @@ WRONG = {
         ("top1_by_bits", how, "BNS images", k, 20.0) for how in ("per channel", "per tensor") for k in (0, 1)
     ],
     "own-aligned": [("statistics", name, "aligned (ours)", 60.0) for name in ("whole", "2 times")],
+    "own-shootout-distilled": [
+        ("by_bits", method, name, 90.0) for method in ("Layer-Wise", "FRanDI") for name in ("w4a4", "w3a3")
+    ],
+    "own-shootout-moments": [
+        ("by_share", method, "50% fewer", 85.0) for method in ("closed form", "Neuron Merging", "FRanDI, low rank")
+    ],
+    "own-shootout-real": [("by_bits", "real images", "w4a4", 84.0)],
     "own-unseen-network": [("top1", "4w4a noise", 71.0)],
     "own-exported": [("onnxruntime", name, 75.0) for name in ("float", "8w8a")],
     "own-prune-fair": [("table4", k, f"FR, {mode}", 70.0) for k in (0, 1) for mode in ("frozen", "adapting")],
@@ -67,7 +82,7 @@ MINE = {name: found for name, found in CRITERIA.items() if found.check.__module_
 def run(*change, steps=400):
     """A run with one value changed."""
     metrics = changed(METRICS, *change)
-    parameters = {"test_images": 10_000, "steps": steps, "model": "one", "second": "two"}
+    parameters = {"test_images": 10_000, "steps": steps, "model": "one", "second": "two", "bits": "4 3"}
     return Run({"seed": 0, "profile": "reduced", "parameters": parameters, "metrics": metrics})
 
 

@@ -187,3 +187,56 @@ def exported_networks_are_as_right(run):
         name: within(run.accuracy("onnxruntime", name) - run.accuracy("simulated", name), 0.0, 0.5)
         for name in run.metric("file_kilobytes")
     }
+
+
+SHOOTOUT = "13_shootout"
+
+
+def _widths_up_to_four(run: Run) -> list[str]:
+    """Names of the widths of four bits and fewer at which the run rounded."""
+    found = [f"w{b}a{b}" for b in run.parameter("bits").split() if int(b) <= 4]
+    if not found:
+        raise Missing("the run rounded to no width of four bits or fewer.")
+    return found
+
+
+@criterion(
+    "own-shootout-distilled", chapter=SHOOTOUT, unit="points",
+    statement="On one quantiser and one budget, at four bits and fewer, distillation on synthetic images keeps more than the "
+    "layer-wise method and than Feature Regression.",
+)  # fmt: skip
+def distillation_wins_at_four_bits(run):
+    """At each width of four bits and fewer, over either rival."""
+    return {
+        f"{name}, over {rival}": above(
+            run.accuracy("by_bits", "KW, distilled", name) - run.accuracy("by_bits", rival, name)
+        )
+        for name in _widths_up_to_four(run)
+        for rival in ("Layer-Wise", "FRanDI")
+    }
+
+
+@criterion(
+    "own-shootout-moments", chapter=SHOOTOUT, unit="points",
+    statement="With half the multiplications, channels that are repaired by the moments of synthetic images keep more, before "
+    "any training, than UDFC's closed form, Neuron Merging and a factorised network after Feature Regression.",
+)  # fmt: skip
+def moments_win_at_half(run):
+    """At half the multiplications, over each of the three."""
+    half = "50% fewer"
+    mine = run.accuracy("by_share", "moments of images", half)
+    rivals = ("closed form", "Neuron Merging", "FRanDI, low rank")
+    return {f"over {rival}": above(mine - run.accuracy("by_share", rival, half)) for rival in rivals}
+
+
+@criterion(
+    "own-shootout-real", chapter=SHOOTOUT, unit="points", tolerance=3.0, why="the statement's own number",
+    statement="At four bits, distillation on as many real images is at most three points better than on synthetic ones.",
+)  # fmt: skip
+def real_images_are_three_points_better_at_most(run):
+    """The same student, steps and number of images."""
+    if "4" not in run.parameter("bits").split():
+        raise Missing("the run did not round to four bits.")
+    return above(
+        run.accuracy("by_bits", "KW, distilled", "w4a4") - run.accuracy("by_bits", "real images", "w4a4"), -3.0
+    )

@@ -33,20 +33,24 @@ def launches(path):
 @pytest.mark.parametrize("path", notebooks(), ids=lambda path: path.stem)
 def test_every_notebook_begins_with_the_same_launch(path):
     assert [c.source for c in launches(path)] == [c.source for c in launches(notebooks()[0])]
-    first, second = read_cells(path)[:2]
-    assert first.kind == "markdown" and "launch" in second.tags
+    assert [(c.kind, "launch" in c.tags) for c in read_cells(path)[:3]] == [
+        ("markdown", False), ("markdown", True), ("code", True)
+    ]  # fmt: skip
+    assert "{fact}" in launches(path)[0].source
 
 
 def test_pages_and_fingerprints_do_not_know_it():
     path = notebooks()[0]
     notebook = json.loads(path.read_text(encoding="utf-8"))
-    assert all("find_spec" not in staging.text_of(cell) for cell in staging.staged(notebook)["cells"])
+    for said in ("find_spec", "as a notebook"):
+        assert any(said in staging.text_of(cell) for cell in notebook["cells"])
+        assert all(said not in staging.text_of(cell) for cell in staging.staged(notebook)["cells"])
     assert "find_spec" not in fingerprint.notebook_code(path.stem)
 
 
 def test_the_repository_is_the_one_of_the_book():
     url = files.read_yaml(files.ROOT / "_config.yml")["repository"]["url"]
-    assert f'"{url}"' in launches(notebooks()[0])[0].source
+    assert f'"{url}"' in launches(notebooks()[0])[1].source
 
 
 @pytest.mark.skipif(not (files.ROOT / ".git").exists(), reason="skipped: not a clone, so nothing to clone from")

@@ -153,6 +153,7 @@ def _execute(source: Path, values: dict, draft: Path, note: Path, seconds: int, 
                 execution_timeout=seconds,
                 progress_bar=progress,
                 cwd=NOTEBOOKS,
+                extra_arguments=["--log-level=ERROR"],  # not a word about its ports: they are this machine's own
             )
     except NoSuchKernel:
         raise DataFreeError(

@@ -56,11 +56,13 @@ def _piece(cell: dict[str, Any], text: str, solved: bool, count: int) -> dict[st
 
 
 def with_numbers(notebook: dict[str, Any], found: Sequence[Mapping[str, Any]], name: str) -> dict[str, Any]:
-    """The notebook with the numbers of the records in its prose, which Jupyter does not look up."""
-    cells = [
-        cell | {"source": facts.filled(staging.text_of(cell), found, name)} if cell["cell_type"] == "markdown" else cell
-        for cell in notebook["cells"]
-    ]
+    """The notebook with the numbers of the records in its prose, which Jupyter does not look up; so no word about that."""
+    cells = []
+    for cell in notebook["cells"]:
+        if cell["cell_type"] != "markdown":
+            cells.append(cell)
+        elif "launch" not in cell["metadata"].get("tags", []):
+            cells.append(cell | {"source": facts.filled(staging.text_of(cell), found, name)})
     return notebook | {"cells": cells}
 
 

@@ -57,7 +57,9 @@ def test_no_choice_of_levels_is_better_by_much():
     for seed in range(30):
         weight, cov = weights(1, 2, seed), covariance(2, seed, 2.0)
         grid = quantizer.affine_grid(*quantizer.weight_range(weight), 3)
-        levels = quantizer.from_integers(torch.arange(8.0), quantizer.Grid(*(v.view(()) if torch.is_tensor(v) else v for v in grid)))
+        levels = quantizer.from_integers(
+            torch.arange(8.0), quantizer.Grid(*(v.view(()) if torch.is_tensor(v) else v for v in grid))
+        )
         every = torch.tensor(list(itertools.product(levels.tolist(), repeat=2)))
         least = damage.output_error(every - weight, cov).min()
         found = damage.output_error(damage.round_in_turn(weight, cov, grid) - weight, cov).item()
@@ -108,3 +110,10 @@ def test_columns_of_patches_are_averaged():
     whole = torch.cov(x.T, correction=0)
     columns = [torch.cov(x.view(400, 2, 3, 3)[..., b].flatten(1).T, correction=0) for b in range(3)]
     torch.testing.assert_close(damage.column_cov(whole, torch.Size((5, 2, 3, 3))), sum(columns) / 3)
+
+
+def test_inputs_that_do_not_vary_are_no_obstacle():
+    cov = damage.regularized(torch.zeros(12, 12), 0.1)
+    torch.testing.assert_close(
+        damage.round_least(weights(), cov, 4, (1.0,)).weight, quantizer.quantize_weight(weights(), 4)
+    )

@@ -64,3 +64,10 @@ def test_nothing_near_it_is_better():
     steps = 0.01 * torch.randn(20, 3, 4, dtype=DOUBLE)
     assert all(cost(solved + step) > cost(solved) for step in steps)
     assert cost(solved) < cost(prior)
+
+
+def test_an_input_that_never_varies_changes_nothing():
+    weight = torch.randn(3, 6, dtype=DOUBLE)
+    assert torch.equal(
+        least_squares.refit(torch.ones(9, 6, dtype=DOUBLE), torch.ones(9, 3, dtype=DOUBLE), weight, 0.1)[0], weight
+    )

@@ -9,14 +9,16 @@ import torch
 from ..core import quantizer
 from ..papers.frandi.factorization import Parts
 
-SHRINKS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
+SHRINKS = (1.0, 0.85, 0.7, 0.55)
 """Shares of a channel's extremes that are tried as ends of its range."""
 
 
 def regularized(cov: torch.Tensor, ridge: float) -> torch.Tensor:
-    """C + lambda c I in double precision, c the mean variance."""
+    """C + lambda c I in double precision, c the mean variance; for inputs that do not vary, a small multiple of I."""
     cov = cov.double()
-    return cov + ridge * cov.diagonal().mean() * torch.eye(len(cov), dtype=cov.dtype, device=cov.device)
+    return cov + ridge * cov.diagonal().mean().clamp_min(1e-12) * torch.eye(
+        len(cov), dtype=cov.dtype, device=cov.device
+    )
 
 
 def output_error(change: torch.Tensor, cov: torch.Tensor) -> torch.Tensor:
@@ -50,13 +52,19 @@ def round_in_turn(weight: torch.Tensor, cov: torch.Tensor, grid: quantizer.Grid)
     Returns:
         [O, n], on the levels of the grid. Book: {ref}`by-rounding`.
     """
-    order = cov.diagonal().argsort(descending=True)  # inputs that vary most first, while much is left to make up for them
+    order = cov.diagonal().argsort(
+        descending=True
+    )  # inputs that vary most first, while much is left to make up for them
     factor = torch.linalg.cholesky(torch.linalg.inv(cov[order][:, order]), upper=True).to(weight.dtype)
-    left, found = weight[:, order].clone(), torch.empty_like(weight)
-    for j in range(weight.shape[1]):
-        found[:, j] = quantizer.round_to_grid(left[:, j : j + 1], grid).squeeze(1)
-        left[:, j:] -= torch.outer((left[:, j] - found[:, j]) / factor[j, j], factor[j, j:])
-    return found[:, order.argsort()]
+    left = weight[:, order].T.contiguous()  # a row a column, so that it lies together in memory
+    found, grid = (
+        torch.empty_like(left),
+        grid._replace(scale=grid.scale.flatten(), zero_point=grid.zero_point.flatten()),
+    )
+    for j in range(len(left)):
+        found[j] = quantizer.round_to_grid(left[j], grid)
+        left[j:].addr_(factor[j, j:], left[j] - found[j], alpha=-1 / factor[j, j].item())
+    return found[order.argsort()].T.contiguous()
 
 
 def round_least(weight: torch.Tensor, cov: torch.Tensor, bits: int, shrinks: tuple[float, ...] = SHRINKS) -> Rounded:

@@ -27,7 +27,9 @@ def patches(x: torch.Tensor, layer: nn.Conv2d | nn.Linear) -> torch.Tensor:
     # the grid begins half a step from the border, so that borders count no more than they do
     down, across = (step // 2 * s for step, s in zip(steps, layer.stride))
     strides = [step * s for step, s in zip(steps, layer.stride)]
-    seen = F.unfold(x[:, :, down:, across:].contiguous(), (height, width), layer.dilation, stride=strides)  # [N, C k k', L]
+    seen = F.unfold(
+        x[:, :, down:, across:].contiguous(), (height, width), layer.dilation, stride=strides
+    )  # [N, C k k', L]
     return seen.unflatten(1, (layer.groups, -1)).permute(1, 0, 3, 2).flatten(1, 2)
 
 
@@ -37,7 +39,9 @@ def wanted(x: torch.Tensor, layer: nn.Conv2d | nn.Linear) -> torch.Tensor:
     return patches(x, layer) @ weight.transpose(1, 2)
 
 
-def refit(rows: torch.Tensor, answer: torch.Tensor, prior: torch.Tensor, ridge: float) -> tuple[torch.Tensor, JointMoments]:
+def refit(
+    rows: torch.Tensor, answer: torch.Tensor, prior: torch.Tensor, ridge: float
+) -> tuple[torch.Tensor, JointMoments]:
     r"""The weight that makes of what arrives now what the layer made of what arrived before any damage.
 
     .. math:: \hat W = P + (C_{y\hat x} - P \hat C)(\hat C + \lambda \bar c I)^{-1}
@@ -49,8 +53,10 @@ def refit(rows: torch.Tensor, answer: torch.Tensor, prior: torch.Tensor, ridge: 
         rows: x_hat [samples, n], patches of what arrives now. answer: y [samples, O], before any damage.
         prior: P [O, n], the weight as it is. ridge: lambda, without unit.
     Returns:
-        W_hat [O, n], and the moments of x_hat and y, for whoever damages W_hat next. Book: {ref}`by-refit`.
+        W_hat [O, n] (P where x_hat is constant), and the moments of x_hat and y, for whoever damages W_hat next. Book: {ref}`by-refit`.
     """
     moments = of_samples(rows, answer)
+    if not moments.cov_hat.diagonal().any():  # nothing arrives that varies, so nothing can be learned from it
+        return prior, moments
     coefficients, _ = match(moments, prior.double().T, ridge)
     return coefficients.T.to(prior.dtype), moments

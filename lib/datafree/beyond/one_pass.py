@@ -1,9 +1,9 @@
 """One pass of synthetic images through a damaged network: each layer is solved for, and damaged, when they arrive there.
 
-    student = quantized.prepare(net, 4, 4)          what the student is made of says what the damage is:
-    student = Factorizer(net).network(ranks)        levels, two thin convolutions,
-    student, kept = thinned(net, images, 0.5)       or fewer channels
-    OnePass(student, net, images).run()
+student = quantized.prepare(net, 4, 4)          what the student is made of says what the damage is:
+student = Factorizer(net).network(ranks)        levels, two thin convolutions,
+student, kept = thinned(net, images, 0.5)       or fewer channels
+OnePass(student, net, images).run()
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ Kept = dict[str, torch.Tensor]
 class PassConfig(Strict):
     """What the pass does at each layer; the switches are there to take it apart."""
 
-    ridge: float = Field(0.01, ge=0, description="lambda of the refit, in mean variances of what arrives")
-    damping: float = Field(0.01, gt=0, description="the same in the covariance that measures damage")
+    ridge: float = Field(0.1, ge=0, description="lambda of the refit, in mean variances of what arrives")
+    damping: float = Field(0.1, gt=0, description="the same in the covariance that measures damage")
     refit: bool = Field(True, description="solve for the weight before it is damaged; else it stays as it is")
     least: bool = Field(True, description="damage what the output minds least; else nearest levels, and the plain SVD")
     align: bool = Field(True, description="move BatchNorm's statistics by what has changed; else they stay")
@@ -82,7 +82,9 @@ class OnePass:
         if isinstance(module, quantized.QuantizedLayer):
             x = levels(module, x)
         # two thin convolutions begin with the whole weight of the one that they stand for
-        core = self.teacher.get_submodule(name) if isinstance(module, nn.Sequential) else getattr(module, "core", module)
+        core = (
+            self.teacher.get_submodule(name) if isinstance(module, nn.Sequential) else getattr(module, "core", module)
+        )
         rows = least_squares.patches(x, core)
         prior = core.weight.detach().flatten(1).unflatten(0, (len(rows), -1))
         solved = [self.solved(*group) for group in zip(rows, self.answers.pop(name), prior)]
@@ -94,7 +96,9 @@ class OnePass:
         else:
             core.weight.data = torch.cat(weights).view_as(core.weight)
             if core.bias is not None:
-                core.bias.data += torch.cat([m.mean - w.double() @ m.mean_hat for w, m in zip(weights, moments)]).float()
+                core.bias.data += torch.cat(
+                    [m.mean - w.double() @ m.mean_hat for w, m in zip(weights, moments)]
+                ).float()
 
     def solved(self, rows: torch.Tensor, answer: torch.Tensor, prior: torch.Tensor):
         """A group's weight [O, n], and the moments of what arrives and of what is wanted."""
@@ -139,7 +143,7 @@ def levels(layer: quantized.QuantizedLayer, x: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def thinned(net: nn.Module, images: ImageSet, ratio: float, damping: float = 0.01) -> tuple[nn.Module, Kept]:
+def thinned(net: nn.Module, images: ImageSet, ratio: float, damping: float = 0.1) -> tuple[nn.Module, Kept]:
     """A copy with fewer channels in every pair of layers: those that the next layer minds least go, one by one (OBS).
 
     Args:

@@ -33,6 +33,11 @@ METRICS = {
         for kept in (0.5, 0.2)
     ],
     "top1": {"4w4a BNS": 70.0, "4w4a noise": 60.0},
+    "ways": {
+        setting: {"FRanDI": 70.0, "UDFC": 60.0, "one pass (ours)": 80.0, "and regressed (ours)": 81.0}
+        for setting in ("2w4a", "half")
+    },
+    "parts": {setting: {"alone": 20.0, "aligned": 60.0, "refitted": 80.0} for setting in ("2w4a", "half")},
     "file_kilobytes": {"float": 200.0, "8w8a": 60.0},
     "simulated": {"float": 80.0, "8w8a": 79.0},
     "onnxruntime": {"float": 80.0, "8w8a": 79.1},
@@ -56,6 +61,11 @@ WRONG = {
         ("top1_by_bits", how, "BNS images", k, 20.0) for how in ("per channel", "per tensor") for k in (0, 1)
     ],
     "own-aligned": [("statistics", name, "aligned (ours)", 60.0) for name in ("whole", "2 times")],
+    "own-one-pass": [("ways", setting, rival, 85.0) for setting in ("2w4a", "half") for rival in ("FRanDI", "UDFC")],
+    "own-one-pass-taught": [
+        ("ways", setting, rival, 85.0) for setting in ("2w4a", "half") for rival in ("FRanDI", "UDFC")
+    ],
+    "own-parts": [("parts", setting, part, 10.0) for setting in ("2w4a", "half") for part in ("aligned", "refitted")],
     "own-unseen-network": [("top1", "4w4a noise", 71.0)],
     "own-exported": [("onnxruntime", name, 75.0) for name in ("float", "8w8a")],
     "own-prune-fair": [("table4", k, f"FR, {mode}", 70.0) for k in (0, 1) for mode in ("frozen", "adapting")],

@@ -30,8 +30,8 @@ Kept = dict[str, torch.Tensor]
 class PassConfig(Strict):
     """What the pass does at each layer; the switches are there to take it apart."""
 
-    ridge: float = Field(0.1, ge=0, description="lambda of the refit, in mean variances of what arrives")
-    damping: float = Field(0.1, gt=0, description="the same in the covariance that measures damage")
+    ridge: float = Field(1.0, ge=0, description="lambda of the refit, in mean variances of what arrives")
+    damping: float = Field(1.0, gt=0, description="the same in the covariance that measures damage")
     refit: bool = Field(True, description="solve for the weight before it is damaged; else it stays as it is")
     least: bool = Field(True, description="damage what the output minds least; else nearest levels, and the plain SVD")
     align: bool = Field(True, description="move BatchNorm's statistics by what has changed; else they stay")
@@ -143,7 +143,7 @@ def levels(layer: quantized.QuantizedLayer, x: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def thinned(net: nn.Module, images: ImageSet, ratio: float, damping: float = 0.1) -> tuple[nn.Module, Kept]:
+def thinned(net: nn.Module, images: ImageSet, ratio: float, damping: float = 1.0) -> tuple[nn.Module, Kept]:
     """A copy with fewer channels in every pair of layers: those that the next layer minds least go, one by one (OBS).
 
     Args:

@@ -386,6 +386,7 @@ class Beyond(KWImages):
         "2w4a 4w4a", pattern=r"^[2-8]w[2-8]a( [2-8]w[2-8]a)*$", description="bits of weights and of inputs"
     )
     share: float = Field(0.5, gt=0, lt=1, description="of the channels of every pair of layers, which goes")
+    shares: Shares = "0.5"
     reduction: Reduction = 3.0
     steps: int = Field(12, ge=2, le=1_000_000, description="steps of each distillation and each regression")
     batch: Batch = 16

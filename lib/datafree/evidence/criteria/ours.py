@@ -214,6 +214,27 @@ def each_part_of_the_pass_adds(run):
     return found
 
 
+GOALS = {"0.3": (2.0, 1.0), "0.5": (8.0, 3.0), "0.7": (25.0, 8.0)}
+"""Share of the channels pruned -> points below float before any training, and after it."""
+
+
+@criterion(
+    "own-goals", chapter="14_beyond", unit="points",
+    statement="A ResNet-56 with 30, 50 or 70 % of its channels pruned is within 2, 8 or 25 points of float without an image "
+    "or a step, and within 1, 3 or 8 after one pass of synthetic images and Feature Regression on them.",
+)  # fmt: skip
+def pruning_stays_near_float(run):
+    """Runs with another network do not count."""
+    if run.parameter("model") != "resnet56":
+        raise Missing("the run is of another network than a ResNet-56.")
+    found = {}
+    for share, limits in GOALS.items():
+        for way, limit in zip(("no image", "and regressed"), limits):
+            lost = run.accuracy("float_top1") - run.accuracy("by_share", share, way)
+            found[f"{float(share):.0%} pruned, {way}"] = below(lost, limit)
+    return found
+
+
 @criterion(
     "own-unseen-network", chapter="15_your_network", unit="points",
     statement="On a network that the book never saw, images made from BatchNorm calibrate four bits better than noise.",

@@ -15,9 +15,9 @@ from hypothesis import settings
 from PIL import Image
 from torch import nn
 
-from datafree import FRanDI, cli, files, inputs, torchvision_shim, training
+from datafree import FRanDI, cli, files, inputs, torchvision_shim
 from datafree.book import bench, caches
-from datafree.core import batchnorm
+from datafree.core import batchnorm, training
 from datafree.core.metrics import outputs
 from datafree.data.images import ImageSet
 from datafree.evidence import criteria

@@ -22,9 +22,11 @@ from datafree.baselines import (
     zaq,
     zeroq,
 )
+from datafree.beyond.one_pass import OnePass, thinned
 from datafree.core import batchnorm, metrics, observers, pruning, quantized
 from datafree.core.graph import fold_all, trace
 from datafree.core.optimization import FitConfig
+from datafree.core.training import TrainConfig, train
 from datafree.data import corruptions
 from datafree.data.images import ImageSet, generated, random_crop_and_mirror
 from datafree.papers.frandi import factorization, magnitude, regression, selection
@@ -35,7 +37,6 @@ from datafree.papers.layerwise import comparison
 from datafree.papers.layerwise.pruning import LayerWisePruning
 from datafree.papers.layerwise.quantization import LayerWise
 from datafree.papers.udfc.compression import UDFC
-from datafree.training import TrainConfig, train
 
 SHAPE = (3, 8, 8)
 SYNTHESIS = synthesis.SynthesisConfig(batch=6, steps=2, copies=2, kernel=3, precision="float32")
@@ -98,6 +99,15 @@ def test_every_method_stays_where_the_network_is(net, images, nowhere, name, num
         result = api.compress(net, config, pictures, shape=SHAPE)
         assert all(value.device.type == "cpu" for value in result.model.state_dict().values())
         assert 0 <= api.evaluate(result.model, images)["top1"] <= 100
+
+
+def test_one_pass_stays_where_the_network_is(net, images, nowhere):
+    student, kept = thinned(net, images, 0.5)
+    split = factorization.Factorizer(net, SHAPE)
+    for small, left in ((quantized.prepare(student, 2, 4), kept), (split.network(split.uniform(1.5)), {})):
+        found = OnePass(small, net, images, kept=left).run()
+        assert all(value.device.type == "cpu" for value in found.state_dict().values())
+        assert 0 <= metrics.top1(found, images) <= 100
 
 
 def test_images_that_are_made_lie_where_the_network_is(net, nowhere):

@@ -9,8 +9,8 @@ from conftest import interrupt_training, write_images
 from safetensors.torch import load_file
 from torch import nn
 
-from datafree import training
 from datafree.config import from_text, pairs, validate
+from datafree.core import training
 from datafree.core.flops import count_parameters
 from datafree.core.metrics import top1
 from datafree.data.images import ImageSet

@@ -98,8 +98,8 @@ def train(
     """
     import torch
 
-    from . import training
     from .config import from_text, pairs, validate
+    from .core import training
 
     if threads:
         torch.set_num_threads(threads)

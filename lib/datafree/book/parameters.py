@@ -396,6 +396,25 @@ class Shootout(NotebookParameters):
     precision: Precision = "auto"
 
 
+class Beyond(KWImages):
+    """Parameters of 14_beyond."""
+
+    images: int = Field(64, ge=10, le=100_000, description="synthetic images, which pass through the network")
+    synthesis_batch: Batch = 64
+    widths: str = Field(
+        "2w4a 4w4a", pattern=r"^[2-8]w[2-8]a( [2-8]w[2-8]a)*$", description="bits of weights and of inputs"
+    )
+    share: float = Field(0.5, gt=0, lt=1, description="of the channels of every pair of layers, which goes")
+    shares: Shares = "0.5"
+    reduction: Reduction = 3.0
+    steps: int = Field(12, ge=2, le=1_000_000, description="steps of each distillation and each regression")
+    batch: Batch = 16
+    kd_rate: float = Field(0.002, gt=0, le=10, description="peak rate of distillation (not given)")
+    regression_rate: float = Field(0.003, gt=0, le=10, description="peak rate of Feature Regression (section 4: 1e-4)")
+    gentle_rate: float = Field(0.001, gt=0, le=10, description="the same behind the pass, where little is left to mend")
+    test_images: TestImages = 400
+
+
 class YourNetwork(NotebookParameters):
     """Parameters of 15_your_network."""
 
@@ -430,6 +449,7 @@ NOTEBOOKS: dict[str, type[Strict]] = {
     "11_frandi_prune_quantize": FRanDIPruneQuantize,
     "12_frandi_segmentation": FRanDISegmentation,
     "13_shootout": Shootout,
+    "14_beyond": Beyond,
     "15_your_network": YourNetwork,
 }
 """The parameters of each notebook; the defaults are those of its parameters cell and of the profile 'book'."""

@@ -8,9 +8,9 @@ from datafree.evidence.criteria import CRITERIA, Missing, Run, ours
 METRICS = {
     "expected_against_drawn": {"drawn": [75.0, 76.0], "expected": 75.2},
     "global_pruning_by_form": {
-        name: {"before fusion": [88.0, 80.0], "fused": [87.0, 60.0]} for name in ("one", "two", "slim_vgg")
+        name: {"before fusion": [88.0, 80.0], "fused": [87.0, 60.0]} for name in ("resnet56", "two", "slim_vgg")
     },
-    "table": [{"network": name, "bits": 3, "ours": 50.0, "DFQ": 20.0} for name in ("one", "two")],
+    "table": [{"network": name, "bits": 3, "ours": 50.0, "DFQ": 20.0} for name in ("resnet56", "two")],
     "top1_by_share": {
         "shares": [0.3, 0.5, 0.7],
         "by l2 norm": {
@@ -37,10 +37,18 @@ METRICS = {
         "FRanDI": {"w4a4": 70.0, "w3a3": 40.0}, "real images": {"w4a4": 82.0},
     },
     "by_share": {
+        "0.3": {"no image": 89.0, "and regressed": 89.5}, "0.5": {"no image": 83.0, "and regressed": 88.0},
+        "0.7": {"no image": 70.0, "and regressed": 83.0},
         "moments of images": {"50% fewer": 80.0}, "closed form": {"50% fewer": 30.0},
         "Neuron Merging": {"50% fewer": 50.0}, "FRanDI, low rank": {"50% fewer": 60.0},
     },
     "top1": {"4w4a BNS": 70.0, "4w4a noise": 60.0},
+    "ways": {
+        setting: {"FRanDI": 70.0, "UDFC": 60.0, "one pass (ours)": 80.0, "and regressed (ours)": 81.0}
+        for setting in ("2w4a", "half")
+    },
+    "float_top1": 90.0,
+    "parts": {setting: {"alone": 20.0, "aligned": 60.0, "refitted": 80.0} for setting in ("2w4a", "half")},
     "file_kilobytes": {"float": 200.0, "8w8a": 60.0},
     "simulated": {"float": 80.0, "8w8a": 79.0},
     "onnxruntime": {"float": 80.0, "8w8a": 79.1},
@@ -52,7 +60,7 @@ NORM = ("top1_by_share", "by l2 norm")
 WRONG = {
     "own-expected-layer-loss": [("expected_against_drawn", "expected", 70.0)],
     "own-fusion-costs-global-pruning": [
-        ("global_pruning_by_form", name, "fused", [90.0, 81.0]) for name in ("one", "two", "slim_vgg")
+        ("global_pruning_by_form", name, "fused", [90.0, 81.0]) for name in ("resnet56", "two", "slim_vgg")
     ],
     "own-three-bits": [("table", 0, "DFQ", 45.0)],
     "own-gaussian": [(*NORM, rival, k, 90.0) for rival in ("closed form", "Neuron Merging") for k in (0, 1)],
@@ -71,6 +79,14 @@ WRONG = {
         ("by_share", method, "50% fewer", 85.0) for method in ("closed form", "Neuron Merging", "FRanDI, low rank")
     ],
     "own-shootout-real": [("by_bits", "real images", "w4a4", 84.0)],
+    "own-one-pass": [("ways", setting, rival, 85.0) for setting in ("2w4a", "half") for rival in ("FRanDI", "UDFC")],
+    "own-one-pass-taught": [
+        ("ways", setting, rival, 85.0) for setting in ("2w4a", "half") for rival in ("FRanDI", "UDFC")
+    ],
+    "own-parts": [("parts", setting, part, 10.0) for setting in ("2w4a", "half") for part in ("aligned", "refitted")],
+    "own-goals": [
+        ("by_share", share, way, 50.0) for share in ("0.3", "0.5", "0.7") for way in ("no image", "and regressed")
+    ],
     "own-unseen-network": [("top1", "4w4a noise", 71.0)],
     "own-exported": [("onnxruntime", name, 75.0) for name in ("float", "8w8a")],
     "own-prune-fair": [("table4", k, f"FR, {mode}", 70.0) for k in (0, 1) for mode in ("frozen", "adapting")],
@@ -82,7 +98,7 @@ MINE = {name: found for name, found in CRITERIA.items() if found.check.__module_
 def run(*change, steps=400):
     """A run with one value changed."""
     metrics = changed(METRICS, *change)
-    parameters = {"test_images": 10_000, "steps": steps, "model": "one", "second": "two", "bits": "4 3"}
+    parameters = {"test_images": 10_000, "steps": steps, "model": "resnet56", "second": "two", "bits": "4 3"}
     return Run({"seed": 0, "profile": "reduced", "parameters": parameters, "metrics": metrics})
 
 

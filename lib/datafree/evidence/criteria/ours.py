@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from ..measured import Measured
+from ..verdict import Effect
 from . import Missing, Run, above, below, criterion, within
 from .frandi import NEAR, WHY_NEAR
 
@@ -164,6 +167,71 @@ def regression_is_no_worse_with_equal_steps(run):
         for mode in ("frozen", "adapting"):
             lead = run.accuracy("table4", k, f"FR, {mode}") - run.accuracy("table4", k, f"fine-tuned, {mode}")
             found[f"{row['kept']:g} kept, BatchNorm {mode}"] = above(lead, -NEAR)
+    return found
+
+
+def _lead(run: Run, way: str) -> dict[str, Effect]:
+    """A way's lead over each of the others that a setting was given to, in every setting of the run."""
+    return {
+        f"{setting}, over {rival}": above(run.accuracy("ways", setting, way) - run.accuracy("ways", setting, rival))
+        for setting, ways in run.metric("ways").items()
+        for rival in ways
+        if "(ours)" not in rival
+    }
+
+
+@criterion(
+    "own-one-pass", chapter="14_beyond", unit="points",
+    statement="One pass of synthetic images, each layer damaged where its inputs mind least and nothing trained, keeps more "
+    "than any single paper's way on the same images: at 2w4a, at 4w4a, with half of the channels, at three times fewer FLOPs.",
+)  # fmt: skip
+def one_pass_beats_every_paper(run):
+    """Every setting of the run against every paper that it was given to."""
+    return _lead(run, "one pass (ours)")
+
+
+@criterion(
+    "own-one-pass-taught", chapter="14_beyond", unit="points",
+    statement="The same holds when features are regressed after the pass.",
+)  # fmt: skip
+def one_pass_and_regression_beat_every_paper(run):
+    """As above, with as many steps as the papers' trainings have."""
+    return _lead(run, "and regressed (ours)")
+
+
+@criterion(
+    "own-parts", chapter="14_beyond", unit="points",
+    statement="Each part of the pass adds accuracy: aligned statistics, damage that the output minds least, and the refit.",
+)  # fmt: skip
+def each_part_of_the_pass_adds(run):
+    """Each row of the table against the one above it, in every setting that has both."""
+    found = {}
+    for setting, parts in run.metric("parts").items():
+        for before, after in pairwise(parts):
+            found[f"{setting}, {after}"] = above(
+                run.accuracy("parts", setting, after) - run.accuracy("parts", setting, before)
+            )
+    return found
+
+
+GOALS = {"0.3": (2.0, 1.0), "0.5": (8.0, 3.0), "0.7": (25.0, 8.0)}
+"""Share of the channels pruned -> points below float before any training, and after it."""
+
+
+@criterion(
+    "own-goals", chapter="14_beyond", unit="points",
+    statement="A ResNet-56 with 30, 50 or 70 % of its channels pruned is within 2, 8 or 25 points of float without an image "
+    "or a step, and within 1, 3 or 8 after one pass of synthetic images and Feature Regression on them.",
+)  # fmt: skip
+def pruning_stays_near_float(run):
+    """Runs with another network do not count."""
+    if run.parameter("model") != "resnet56":
+        raise Missing("the run is of another network than a ResNet-56.")
+    found = {}
+    for share, limits in GOALS.items():
+        for way, limit in zip(("no image", "and regressed"), limits):
+            lost = run.accuracy("float_top1") - run.accuracy("by_share", share, way)
+            found[f"{float(share):.0%} pruned, {way}"] = below(lost, limit)
     return found
 
 

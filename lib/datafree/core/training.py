@@ -16,20 +16,20 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from tqdm.auto import tqdm
 
-from . import files
-from .config import Strict, device_named
-from .core import preflight
-from .core.flops import count_macs, count_parameters
-from .core.metrics import mean_iou, top1
-from .core.optimization import rate_factor
-from .core.precision import autocast, bf16_pays
-from .core.provenance import provenance
-from .data.images import random_crop_and_mirror
-from .data.sources import load_images
-from .errors import DataFreeError
-from .networks import own
-from .networks.blocks import CIFAR_MEAN, CIFAR_STD
-from .networks.zoo import SEGMENTERS, build_network, image_size, known_network
+from .. import files
+from ..config import Strict, device_named
+from ..data.images import random_crop_and_mirror
+from ..data.sources import load_images
+from ..errors import DataFreeError
+from ..networks import own
+from ..networks.blocks import CIFAR_MEAN, CIFAR_STD
+from ..networks.zoo import SEGMENTERS, build_network, image_size, known_network
+from . import preflight
+from .flops import count_macs, count_parameters
+from .metrics import mean_iou, top1
+from .optimization import rate_factor
+from .precision import autocast, bf16_pays
+from .provenance import provenance
 
 Spread = Annotated[float, Field(gt=0)]
 

@@ -44,7 +44,7 @@ def test_a_run_writes_weights_and_their_record(config, tmp_path):
     assert files(out) == ["w.json", "w.safetensors"]
     assert record["command"].startswith("datafree train tiny -p data=folder:set -p epochs=2 -p batch=8 -p rate=0.05")
     assert record["parameters"]["data"] == "folder:set" and str(tmp_path) not in json.dumps(record)
-    assert record["provenance"]["packages"]["torch"] == torch.__version__
+    assert torch.__version__.startswith(record["provenance"]["packages"]["torch"])  # without the name of its build
     assert [row["epoch"] for row in record["log"]] == [0, 1]
     assert record["test_images"] == 8 and record["test_top1"] == record["log"][-1]["test_top1"]
     model = load_network("tiny", out, classes=2)

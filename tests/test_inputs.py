@@ -476,7 +476,7 @@ def test_street_scenes_have_a_label_for_each_pixel(register):
     register("camvid", sha256=inputs.listing_hash(place), count=6, splits=["train", "test"])
     images = load_images("camvid")
     assert images.pixels.shape == (3, 3, 6, 8) and len(images.classes) == 11
-    assert torch.equal(images.labels, torch.from_numpy(np.where(masks == 11, -1, masks).astype(np.int8)))
+    assert torch.equal(images.labels, torch.from_numpy(np.where(masks == 11, -1, masks.astype(np.int8))))
     assert load_images("camvid", limit=2, size=4).labels.shape == (2, 4, 4)
     wide = load_images("camvid", size=(3, 4))
     assert wide.pixels.shape == (3, 3, 3, 4) and wide.labels.shape == (3, 3, 4)

@@ -10,7 +10,7 @@ from datafree.book.progress import expected
 
 PROFILE = config.get("profile", "book")
 SCHEMES = ("inception", "bns", "bns_inception")
-NEEDS_IMAGES = ("02_kw_calibration", "03_kw_distillation", "04_kw_correspondence", "08_udfc")
+NEEDS_IMAGES = ("02_kw_calibration", "03_kw_distillation", "04_kw_correspondence", "08_udfc", "14_beyond")
 
 DATAFREE = shlex.quote(sys.executable) + " -m datafree.cli"
 # A step that failed is told by its one sentence; what was interrupted (exit code 130) need not be told again.

@@ -4,6 +4,7 @@ import re
 import sys
 import tomllib
 
+import torch
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -57,3 +58,11 @@ def test_every_dependency_is_among_the_pins():
     pins = {canonicalize_name(one.name): str(one.specifier).removeprefix("==") for one in doctor.pinned()}
     unmet = [str(r) for r in ranges if not r.specifier.contains(pins.get(canonicalize_name(r.name), "0"))]
     assert unmet == []
+
+
+def test_the_doctor_sees_a_torch_whose_clamp_stops_the_gradient(monkeypatch):
+    """As from torch 2.14 on: none at the ends of the range."""
+    assert [f.state for f in doctor._clamp()] == ["ok"]
+    monkeypatch.setattr(torch.Tensor, "clamp", lambda x, low, high: torch.where((x > low) & (x < high), x, x.detach()))
+    (finding,) = doctor._clamp()
+    assert finding.state == "broken" and torch.__version__ in finding.sentence

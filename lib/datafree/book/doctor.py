@@ -33,7 +33,7 @@ class Finding(NamedTuple):
 
 def examine() -> list[Finding]:
     """Every check, in order."""
-    checks = (_python, _packages, _kernel, _stubs, _disk, _bf16, _left_over, _git, _browser)
+    checks = (_python, _packages, _kernel, _stubs, _disk, _clamp, _bf16, _left_over, _git, _browser)
     return [finding for check in checks for finding in check()]
 
 
@@ -116,6 +116,21 @@ def _disk() -> Iterator[Finding]:
     free = shutil.disk_usage(files.ROOT).free / 2**30
     state = "broken" if free < 0.5 else "note" if free < 2 else "ok"
     yield Finding(state, f"The disk has {free:.1f} GiB free; a build needs about 0.5.")
+
+
+def _clamp() -> Iterator[Finding]:
+    import torch
+
+    x = torch.tensor([0.0, 1.0], requires_grad=True)  # the ends of the range
+    x.clamp(0, 1).sum().backward()
+    if x.grad.tolist() == [1.0, 1.0]:
+        yield Finding("ok", "clamp passes the gradient at both ends of its range.")
+    else:
+        yield Finding(
+            "broken",
+            f"torch {torch.__version__} passes no gradient where clamp meets an end of its range, so rounding is learned "
+            "otherwise; install the version of requirements-torch.txt (make book does).",
+        )
 
 
 def _bf16() -> Iterator[Finding]:

@@ -1,5 +1,6 @@
 """Figures and tables of a page: numbered, in files of their own, in an ink for each theme."""
 
+import itertools
 import re
 
 import matplotlib
@@ -83,6 +84,18 @@ def contrast(one, other):
 
     low, high = sorted([light(one), light(other)])
     return (high + 0.05) / (low + 0.05)
+
+
+def test_names_of_points_do_not_cover_each_other(shown):
+    figure = plots.scatter({"": ([1.0, 1.01, 1.0, 3.0], [1.0, 1.0, 1.02, 2.0])}, xlabel="", ylabel="")
+    (axis,) = figure.axes
+    names = [axis.annotate(f"method {k}", (x, y), xytext=(3, 3), textcoords="offset points")
+             for k, (x, y) in enumerate([(1.0, 1.0), (1.01, 1.0), (1.0, 1.02), (3.0, 2.0)])]  # fmt: skip
+    boxes = lambda: [name.get_window_extent() for name in names]  # noqa: E731
+    covering = lambda: [(a, b) for a, b in itertools.combinations(boxes(), 2) if a.overlaps(b)]  # noqa: E731
+    assert covering() and names[3].get_position() == (3, 3)
+    plots._part_names(axis)
+    assert not covering() and names[3].get_position() == (3, 3)
 
 
 def test_ink_can_be_read_on_both_themes():

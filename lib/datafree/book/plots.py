@@ -43,6 +43,8 @@ def show(figure: plt.Figure, alt: str) -> None:
     for axis in figure.axes:
         if axis in DIRECT:
             _label_curves(axis)
+        else:
+            _part_names(axis)
     width = round(figure.get_size_inches()[0] * 100)
     picture = base64.b64encode(_saved(figure, "png", facecolor="white")).decode()
     drawing = {} if _has_images(figure) else {SVG: _saved(figure, "svg", transparent=True).decode()}
@@ -72,6 +74,21 @@ def _label_curves(axis: plt.Axes) -> None:
         axis.add_artist(_piece(line, (start, end), height))
         axis.annotate(line.get_label(), (name, height), xycoords="axes fraction", va="center", fontsize=9)
     axis.figure.tight_layout()
+
+
+def _part_names(axis: plt.Axes) -> None:
+    """Names at points, from the lowest on, moved up where they would cover the name of another."""
+    names = [text for text in axis.texts if isinstance(text, plt.Annotation) and text.anncoords == "offset points"]
+    if not names:
+        return
+    axis.figure.canvas.draw()  # from here on places are final
+    point, placed = axis.figure.dpi / 72, []
+    for text in sorted(names, key=lambda text: text.get_window_extent().y0):
+        while covered := [box for box in placed if box.overlaps(text.get_window_extent())]:
+            x, y = text.get_position()
+            up = max(box.y1 for box in covered) - text.get_window_extent().y0
+            text.set_position((x, y + up / point + 0.5))
+        placed.append(text.get_window_extent())
 
 
 def _piece(line: plt.Line2D, ends: tuple[float, float], height: float) -> plt.Line2D:

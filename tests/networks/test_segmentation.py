@@ -8,10 +8,10 @@ from PIL import Image
 from torch import nn
 
 import datafree
-from datafree import torchvision_shim, training
+from datafree import torchvision_shim
 from datafree.book import chapters, parameters
 from datafree.config import validate
-from datafree.core import batchnorm
+from datafree.core import batchnorm, training
 from datafree.core.flops import count_macs, count_parameters
 from datafree.core.graph import trace
 from datafree.core.metrics import mean_iou, outputs

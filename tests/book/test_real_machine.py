@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import random
 import re
@@ -18,6 +19,8 @@ from tests.book.test_ending import ignoring, wait_for
 from tests.book.test_run import NAME, WRITE_RECORD, left_in, small_root, write_notebook
 
 from datafree import files
+from datafree.evidence import record
+from datafree.evidence.compare import compare
 
 SLOW = "import threading\nthreading.Event().wait(1.0)"
 CHAOS = int(os.environ.get("DATAFREE_CHAOS", 1))
@@ -147,10 +150,19 @@ def smoke_of(checkout, **options) -> subprocess.Popen:
 
 
 def smoke_records(checkout) -> dict:
-    """Chapter -> what its record says of the results."""
+    """Chapter -> its record."""
     paths = {name: checkout / "_build" / "records" / "smoke" / name / "seed0.json" for name in ALL}
-    read = {name: json.loads(path.read_text()) for name, path in paths.items()}
-    return {name: (record["metrics"], record["hits"], record["inputs"]) for name, record in read.items()}
+    return {name: record.read(path) for name, path in paths.items()}
+
+
+def same_but_for_cost(first: dict, second: dict) -> bool:
+    """Whether two records have the same inputs, the same answers to every image, and the same numbers but for times.
+
+    A number that is itself a rounding error, 1e-15 say, may be another one where memory lies elsewhere.
+    """
+    found = compare(first, second)
+    moved = [m for m in found.moved if not math.isclose(m.first, m.second, rel_tol=1e-9, abs_tol=1e-12)]
+    return all(first[key] == second[key] for key in ("inputs", "hits")) and not moved and found.same > 0
 
 
 CALM, HOUR = "ein ruhiges Büchlein 書", 3600
@@ -174,4 +186,4 @@ def test_the_short_book_survives_many_ends(tmp_path):
     finish(tmp_path / "wild", smoke_of, HOUR)
     assert answer(smoke_of(tmp_path / CALM), HOUR)[0] == 0
     wild, calm = smoke_records(tmp_path / "wild"), smoke_records(tmp_path / CALM)
-    assert wild == calm
+    assert [name for name in ALL if not same_but_for_cost(wild[name], calm[name])] == []

@@ -7,7 +7,6 @@ from dataclasses import replace
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.metrics import roc_auc_score, roc_curve
 from torch import nn
 
 from ...core.hooks import evaluating
@@ -71,12 +70,16 @@ def roc(inside: torch.Tensor, outside: torch.Tensor) -> tuple[torch.Tensor, torc
     Args:
         inside, outside: scores [M] and [N]; high should mean outside. Equal scores move the curve in one step.
     """
+    from sklearn.metrics import roc_curve  # takes two seconds, and `import datafree` passes here
+
     alarms, hits, _ = roc_curve(*_labelled(inside, outside), drop_intermediate=False)
     return torch.from_numpy(alarms), torch.from_numpy(hits)
 
 
 def roc_area(inside: torch.Tensor, outside: torch.Tensor) -> float:
     """Area under `roc`: the chance that an outside score is above an inside one, ties counted half."""
+    from sklearn.metrics import roc_auc_score
+
     return float(roc_auc_score(*_labelled(inside, outside)))
 
 

@@ -144,14 +144,62 @@ def all_pages() -> list[str]:
     return sorted(p.as_posix() for p in found if p.parts[0] not in ("_static", "slides"))
 
 
-def test_no_page_complains_or_asks_another_host(browser, site):
-    trouble = {}
+STILL = """document.head.appendChild(Object.assign(document.createElement('style'),
+  {textContent: '*, ::before, ::after { transition: none !important }'})) && 1"""
+SCROLLS = """[...document.querySelectorAll('.bd-article *')]
+  .filter(e => e.clientWidth && e.scrollWidth > e.clientWidth + 2 && !e.closest('.katex'))
+  .filter(e => ['auto', 'scroll'].includes(getComputedStyle(e).overflowX))
+  .map(e => e.tagName + '.' + e.className + ' ' + e.textContent.trim().slice(0, 40))"""
+WIDE, NARROW = 1280, 390
+"""Pixels of a screen on a desk and of one in a hand."""
+
+
+def resize(browser, width: int) -> None:
+    browser.send("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 600)
+    browser.value("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => done(1))))")
+
+
+def scrolling(browser, width: int) -> list[str]:
+    """What scrolls sideways or is cut at this width."""
+    resize(browser, width)
+    beyond = browser.value("document.documentElement.scrollWidth") > width
+    return (["the page"] if beyond else []) + browser.value(SCROLLS)
+
+
+@pytest.fixture(scope="module")
+def seen(browser, site) -> dict[str, dict]:
+    """Page -> what the tests below ask of it, from one visit with nothing in the cache."""
+    found = {}
+    browser.send("Network.setCacheDisabled", cacheDisabled=True)
     for page in all_pages():
+        resize(browser, WIDE)
         browser.visit(site + page)
-        foreign = [url for url in browser.requests() if not url.startswith((site, "data:", "blob:"))]
-        if browser.complaints() or foreign:
-            trouble[page] = browser.complaints() + foreign
-    assert trouble == {}
+        browser.value("document.fonts.ready.then(() => 1)")
+        loaded = [e["params"] for e in browser.events if e["method"] == "Network.loadingFinished"]
+        found[page] = {
+            "complaints": browser.complaints(),
+            "foreign": [url for url in browser.requests() if not url.startswith((site, "data:", "blob:"))],
+            "wrong equations": browser.value("[...document.querySelectorAll('.katex-error')].map(e => e.title)"),
+            "bytes": sum(entry["encodedDataLength"] for entry in loaded),
+            **{width: scrolling(browser, width) for width in (WIDE, NARROW)},
+        }
+    browser.send("Network.setCacheDisabled", cacheDisabled=False)
+    browser.send("Emulation.clearDeviceMetricsOverride")
+    return found
+
+
+MOST = 1_500_000
+"""Bytes that a page may weigh with all that it loads when it is opened."""
+
+
+@pytest.mark.parametrize("what", ["complaints", "foreign", "wrong equations", WIDE, NARROW])
+def test_no_page_complains_asks_another_host_or_scrolls_sideways(seen, what):
+    assert {page: facts[what] for page, facts in seen.items() if facts[what]} == {}
+
+
+def test_no_page_is_heavy(seen):
+    assert all(facts["bytes"] for facts in seen.values())
+    assert {page: facts["bytes"] for page, facts in seen.items() if facts["bytes"] > MOST} == {}
 
 
 @pytest.mark.parametrize("page", ["notation.html", "notebooks/01_kw_synthesis.html"])
@@ -160,16 +208,6 @@ def test_equations_are_drawn_with_the_books_own_fonts(browser, site, page):
     drawn = browser.until("document.querySelectorAll('.math .katex').length")
     assert drawn >= browser.value("document.querySelectorAll('.math').length") > 0
     browser.until("[...document.fonts].some(f => f.family.startsWith('KaTeX') && f.status === 'loaded')")
-
-
-def test_no_equation_in_the_book_has_an_error(browser, site):
-    wrong = {}
-    for page in all_pages():
-        browser.visit(site + page)
-        texts = browser.value("[...document.querySelectorAll('.katex-error')].map(e => e.title)")
-        if texts:
-            wrong[page] = texts
-    assert wrong == {}
 
 
 def test_slides_are_shown_one_by_one_with_their_equations(browser, site):
@@ -227,11 +265,7 @@ AXE = files.ROOT / "tests" / "vendor" / "axe-core" / "axe.min.js"
 FINDINGS = """axe.run(document, {resultTypes: ['violations']}).then(found => found.violations
   .filter(v => ['serious', 'critical'].includes(v.impact))
   .map(v => v.id + ': ' + v.nodes.slice(0, 3).map(n => n.target.join(' ')).join(', ')))"""
-SCROLLS = """[...document.querySelectorAll('.bd-article *')]
-  .filter(e => e.clientWidth && e.scrollWidth > e.clientWidth + 2 && !e.closest('.katex'))
-  .filter(e => ['auto', 'scroll'].includes(getComputedStyle(e).overflowX))
-  .map(e => e.tagName + '.' + e.className + ' ' + e.textContent.trim().slice(0, 40))"""
-LOOKS = list(itertools.product((1280, 900, 390), ("light", "dark")))
+LOOKS = list(itertools.product((WIDE, 900, NARROW), ("light", "dark")))
 CLOSELY = ("index.html", "notebooks/00_start.html")
 """Pages that are looked at in every width and theme; the others have one each, in turn."""
 
@@ -245,12 +279,8 @@ def looks() -> list[tuple[str, int, str]]:
     return found
 
 
-STILL = """document.head.appendChild(Object.assign(document.createElement('style'),
-  {textContent: '*, ::before, ::after { transition: none !important }'})) && 1"""
-
-
 def look_at(browser, address: str, width: int, theme: str) -> None:
-    browser.send("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 600)
+    resize(browser, width)
     browser.visit(address)
     browser.value(STILL)  # colours change at once
     browser.value(f"document.documentElement.dataset.theme = {theme!r}; document.fonts.ready.then(() => 1)")
@@ -281,39 +311,8 @@ UNREAD = """[...document.querySelectorAll('figure.drawn figcaption')].filter(c =
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_every_figure_shows_its_caption(browser, site, theme):
     page = site + "notebooks/09_frandi_recovery.html"
-    look_at(browser, page, 1280, theme)
+    look_at(browser, page, WIDE, theme)
     assert browser.value("document.querySelectorAll('figure.drawn').length") > 1 and browser.value(UNREAD) == 0
-
-
-@pytest.mark.usefixtures("own_size")
-@pytest.mark.parametrize("width", [1280, 390])
-def test_nothing_scrolls_sideways_or_is_cut(browser, site, width):
-    wide = {}
-    for page in all_pages():
-        look_at(browser, site + page, width, "light")
-        beyond = browser.value("document.documentElement.scrollWidth") > width
-        if found := (["the page"] if beyond else []) + browser.value(SCROLLS):
-            wide[page] = found
-    assert wide == {}
-
-
-MOST = 1_500_000
-"""Bytes that a page may weigh with all that it loads when it is opened."""
-
-
-def test_no_page_is_heavy(browser, site):
-    browser.send("Network.setCacheDisabled", cacheDisabled=True)
-    heavy = {}
-    for page in all_pages():
-        browser.visit(site + page)
-        browser.value("document.fonts.ready.then(() => 1)")
-        weight = sum(
-            e["params"]["encodedDataLength"] for e in browser.events if e["method"] == "Network.loadingFinished"
-        )
-        if weight > MOST:
-            heavy[page] = weight
-    browser.send("Network.setCacheDisabled", cacheDisabled=False)
-    assert heavy == {}
 
 
 CHOOSE = """((name, value) => {

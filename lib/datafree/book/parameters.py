@@ -406,10 +406,13 @@ class Beyond(KWImages):
     )
     share: float = Field(0.5, gt=0, lt=1, description="of the channels of every pair of layers, which goes")
     shares: Shares = "0.5"
-    reduction: Reduction = 3.0
+    reduction: float = Field(3.0, ge=0, le=20, description="times fewer FLOPs by thin convolutions; 0 leaves it out")
     steps: int = Field(12, ge=2, le=1_000_000, description="steps of each distillation and each regression")
     batch: Batch = 16
     kd_rate: float = Field(0.002, gt=0, le=10, description="peak rate of distillation (not given)")
+    kd_features: float = Field(
+        0.001, ge=0, le=100, description="weight of the IQ loss; 0 where the stages lose channels, as MobileNets' do"
+    )
     regression_rate: float = Field(0.003, gt=0, le=10, description="peak rate of Feature Regression (section 4: 1e-4)")
     gentle_rate: float = Field(0.001, gt=0, le=10, description="the same behind the pass, where little is left to mend")
     test_images: TestImages = 400

@@ -156,12 +156,12 @@ WIDE, NARROW = 1280, 390
 
 def resize(browser, width: int) -> None:
     browser.send("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 600)
-    browser.value("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => done(1))))")
 
 
 def scrolling(browser, width: int) -> list[str]:
     """What scrolls sideways or is cut at this width."""
     resize(browser, width)
+    browser.value("new Promise(done => setTimeout(() => requestAnimationFrame(() => done(1)), 200))")  # tables follow
     beyond = browser.value("document.documentElement.scrollWidth") > width
     return (["the page"] if beyond else []) + browser.value(SCROLLS)
 

@@ -5,6 +5,9 @@ from criterion_cases import changed, check, failing
 
 from datafree.evidence.criteria import CRITERIA, Missing, Run, ours
 
+SETTINGS = ("2w4a", "4w4a", "half", "split")
+AHEAD = [("ways", setting, rival, 85.0) for setting in SETTINGS for rival in ("FRanDI", "UDFC")]
+
 METRICS = {
     "expected_against_drawn": {"drawn": [75.0, 76.0], "expected": 75.2},
     "global_pruning_by_form": {
@@ -45,10 +48,10 @@ METRICS = {
     "top1": {"4w4a BNS": 70.0, "4w4a noise": 60.0},
     "ways": {
         setting: {"FRanDI": 70.0, "UDFC": 60.0, "one pass (ours)": 80.0, "and regressed (ours)": 81.0}
-        for setting in ("2w4a", "half")
+        for setting in SETTINGS
     },
     "float_top1": 90.0,
-    "parts": {setting: {"alone": 20.0, "aligned": 60.0, "refitted": 80.0} for setting in ("2w4a", "half")},
+    "parts": {setting: {"alone": 20.0, "aligned": 60.0, "refitted": 80.0} for setting in SETTINGS},
     "file_kilobytes": {"float": 200.0, "8w8a": 60.0},
     "simulated": {"float": 80.0, "8w8a": 79.0},
     "onnxruntime": {"float": 80.0, "8w8a": 79.1},
@@ -79,11 +82,10 @@ WRONG = {
         ("by_share", method, "50% fewer", 85.0) for method in ("closed form", "Neuron Merging", "FRanDI, low rank")
     ],
     "own-shootout-real": [("by_bits", "real images", "w4a4", 84.0)],
-    "own-one-pass": [("ways", setting, rival, 85.0) for setting in ("2w4a", "half") for rival in ("FRanDI", "UDFC")],
-    "own-one-pass-taught": [
-        ("ways", setting, rival, 85.0) for setting in ("2w4a", "half") for rival in ("FRanDI", "UDFC")
-    ],
-    "own-parts": [("parts", setting, part, 10.0) for setting in ("2w4a", "half") for part in ("aligned", "refitted")],
+    "own-one-pass": AHEAD,
+    "own-one-pass-mobilenet": AHEAD,
+    "own-one-pass-taught": AHEAD,
+    "own-parts": [("parts", setting, part, 10.0) for setting in SETTINGS for part in ("aligned", "refitted")],
     "own-goals": [
         ("by_share", share, way, 50.0) for share in ("0.3", "0.5", "0.7") for way in ("no image", "and regressed")
     ],
@@ -95,16 +97,17 @@ WRONG = {
 MINE = {name: found for name, found in CRITERIA.items() if found.check.__module__ == ours.__name__}
 
 
-def run(*change, steps=400):
+def run(*change, steps=400, model="resnet56"):
     """A run with one value changed."""
     metrics = changed(METRICS, *change)
-    parameters = {"test_images": 10_000, "steps": steps, "model": "resnet56", "second": "two", "bits": "4 3"}
+    parameters = {"test_images": 10_000, "steps": steps, "model": model, "second": "two", "bits": "4 3"}
     return Run({"seed": 0, "profile": "reduced", "parameters": parameters, "metrics": metrics})
 
 
 @pytest.mark.parametrize("name", sorted(MINE))
 def test_a_run_passes_and_every_part_can_fail(name):
-    check(MINE[name], run(), [run(*change) for change in WRONG[name]])
+    model = "mobilenet_v2_small" if name.endswith("mobilenet") else "resnet56"
+    check(MINE[name], run(model=model), [run(*change, model=model) for change in WRONG[name]])
 
 
 def test_all_statements_are_tried():
@@ -116,6 +119,17 @@ def test_shares_above_one_half_say_nothing():
     assert failing(MINE["own-gaussian"], run(*NORM, "Neuron Merging", 2, 90.0)) == set()
     with pytest.raises(Missing):
         MINE["own-gaussian"].effects(run("top1_by_share", "shares", [0.6, 0.7, 0.8]))
+
+
+def test_a_run_without_low_rank_says_nothing_of_four_settings():
+    """A MobileNetV2 has nothing to split; only the claim about it counts its runs, and no other network's."""
+    three = run("ways", {name: METRICS["ways"][name] for name in SETTINGS[:3]}, model="mobilenet_v2_small")
+    for name in ("one-pass", "one-pass-taught", "parts"):
+        with pytest.raises(Missing, match="all four settings"):
+            MINE[f"own-{name}"].effects(three)
+    assert len(MINE["own-one-pass-mobilenet"].effects(three)) == 6
+    with pytest.raises(Missing, match="another network"):
+        MINE["own-one-pass-mobilenet"].effects(run())
 
 
 def test_a_short_recovery_is_a_demonstration():

@@ -83,6 +83,7 @@ WRONG = {
     ],
     "own-shootout-real": [("by_bits", "real images", "w4a4", 84.0)],
     "own-one-pass": AHEAD,
+    "own-one-pass-cifar100": AHEAD,
     "own-one-pass-mobilenet": AHEAD,
     "own-one-pass-taught": AHEAD,
     "own-parts": [("parts", setting, part, 10.0) for setting in SETTINGS for part in ("aligned", "refitted")],
@@ -97,17 +98,18 @@ WRONG = {
 MINE = {name: found for name, found in CRITERIA.items() if found.check.__module__ == ours.__name__}
 
 
-def run(*change, steps=400, model="resnet56"):
+def run(*change, steps=400, model="resnet56", data="cifar10"):
     """A run with one value changed."""
     metrics = changed(METRICS, *change)
-    parameters = {"test_images": 10_000, "steps": steps, "model": model, "second": "two", "bits": "4 3"}
+    parameters = {"test_images": 10_000, "steps": steps, "model": model, "data": data, "second": "two", "bits": "4 3"}
     return Run({"seed": 0, "profile": "reduced", "parameters": parameters, "metrics": metrics})
 
 
 @pytest.mark.parametrize("name", sorted(MINE))
 def test_a_run_passes_and_every_part_can_fail(name):
     model = "mobilenet_v2_small" if name.endswith("mobilenet") else "resnet56"
-    check(MINE[name], run(model=model), [run(*change, model=model) for change in WRONG[name]])
+    own = {"model": model, "data": "cifar100" if name.endswith("cifar100") else "cifar10"}
+    check(MINE[name], run(**own), [run(*change, **own) for change in WRONG[name]])
 
 
 def test_all_statements_are_tried():
@@ -130,6 +132,14 @@ def test_a_run_without_low_rank_says_nothing_of_four_settings():
     assert len(MINE["own-one-pass-mobilenet"].effects(three)) == 6
     with pytest.raises(Missing, match="another network"):
         MINE["own-one-pass-mobilenet"].effects(run())
+
+
+def test_cifar100_is_a_matter_of_its_own():
+    for name in ("one-pass", "one-pass-taught", "parts", "goals"):
+        with pytest.raises(Missing, match="CIFAR-10"):
+            MINE[f"own-{name}"].effects(run(data="cifar100"))
+    with pytest.raises(Missing, match="other images"):
+        MINE["own-one-pass-cifar100"].effects(run())
 
 
 def test_a_short_recovery_is_a_demonstration():

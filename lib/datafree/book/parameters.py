@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from .. import files
 from ..config import Device as DeviceName
@@ -416,6 +416,13 @@ class Beyond(KWImages):
     regression_rate: float = Field(0.003, gt=0, le=10, description="peak rate of Feature Regression (section 4: 1e-4)")
     gentle_rate: float = Field(0.001, gt=0, le=10, description="the same behind the pass, where little is left to mend")
     test_images: TestImages = 400
+
+    @field_validator("reduction")
+    @classmethod
+    def _reduces(cls, value: float) -> float:
+        if 0 < value <= 1:
+            raise ValueError("give more than 1, or 0 to leave low rank out")
+        return value
 
 
 class YourNetwork(NotebookParameters):

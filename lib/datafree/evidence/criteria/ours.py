@@ -170,8 +170,12 @@ def regression_is_no_worse_with_equal_steps(run):
     return found
 
 
+def _on_cifar100(run: Run) -> bool:
+    return run.parameter("data").startswith("cifar100")
+
+
 def _all_settings(run: Run) -> None:
-    if run.parameter("data").startswith("cifar100"):
+    if _on_cifar100(run):
         raise Missing("the run is of CIFAR-100, which has a claim of its own.")
     if len(run.metric("ways")) < 4:
         raise Missing("the run has not all four settings: two widths, fewer channels, low rank.")
@@ -204,7 +208,7 @@ def one_pass_beats_every_paper(run):
 )  # fmt: skip
 def one_pass_beats_every_paper_on_cifar100(run):
     """Runs with other data do not count."""
-    if not run.parameter("data").startswith("cifar100"):
+    if not _on_cifar100(run):
         raise Missing("the run is of other images than CIFAR-100's.")
     return _lead(run, "one pass (ours)")
 
@@ -252,12 +256,12 @@ GOALS = {"0.3": (2.0, 1.0), "0.5": (8.0, 3.0), "0.7": (25.0, 8.0)}
 
 @criterion(
     "own-goals", chapter="14_beyond", unit="points",
-    statement="A ResNet-56 of CIFAR-10 with 30, 50 or 70 % of its channels pruned is within 2, 8 or 25 points of float without an image "
-    "or a step, and within 1, 3 or 8 after one pass of synthetic images and Feature Regression on them.",
+    statement="A ResNet-56 of CIFAR-10 with 30, 50 or 70 % of its channels pruned is within 2, 8 or 25 points of float without "
+    "an image or a step, and within 1, 3 or 8 after one pass of synthetic images and Feature Regression on them.",
 )  # fmt: skip
 def pruning_stays_near_float(run):
     """Runs with another network, or on CIFAR-100, do not count."""
-    if run.parameter("model") != "resnet56" or run.parameter("data").startswith("cifar100"):
+    if run.parameter("model") != "resnet56" or _on_cifar100(run):
         raise Missing("the run is of another network than a ResNet-56 of CIFAR-10.")
     found = {}
     for share, limits in GOALS.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import gc
 import time
 from collections.abc import Iterator
@@ -34,6 +35,13 @@ def _held(name: str) -> float:
     return int(line.split()[1]) / 1024
 
 
+@functools.cache
+def _settle() -> None:
+    """Let every later collection pass over what is alive at the first one: imported modules, mostly, a tenth of a second."""
+    gc.collect()
+    gc.freeze()
+
+
 @contextmanager
 def measured() -> Iterator[Cost]:
     """Fill the yielded Cost at the end of the block.
@@ -41,6 +49,7 @@ def measured() -> Iterator[Cost]:
     Memory is that of the whole process, by the system's count, so arrays, images and scratch of the kernels all count.
     """
     cost, before = Cost(), None
+    _settle()
     gc.collect()
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)  # give freed memory back, or work that takes it again looks free

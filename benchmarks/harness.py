@@ -29,6 +29,9 @@ BUDGET = 1.5
 FEWEST, MOST = 3, 9
 """Repeats of a case."""
 
+LONG = 10.0
+"""Seconds of a pair above which two repeats do: noise of milliseconds is no part of them."""
+
 SHORT = 0.02
 """Seconds below which a function is called several times for one measurement."""
 
@@ -135,7 +138,8 @@ def run_case(one: Case, budget: float = BUDGET) -> Comparison | Absent:
     found = [_warmed(function, sides.fresh) for function in (sides.ours, sides.theirs)]
     (result, ours_mb, a), (reference, theirs_mb, b) = found
     calls = max(1, round(SHORT / max(min(a, b), 1e-6)))
-    repeats = int(np.clip(budget / (calls * (a + b)), FEWEST, MOST))
+    fewest = FEWEST if a + b < LONG else 2
+    repeats = int(np.clip(budget / (calls * (a + b)), fewest, MOST))
     # where a call is long, nothing is left to warm up, and the first one counts
     pairs = [(a, b)] * (a + b > budget)
     while len(pairs) < repeats:

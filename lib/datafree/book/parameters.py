@@ -305,7 +305,8 @@ class FRanDISelection(NotebookParameters):
     recovered_networks: int = Field(6, ge=2, le=10_000, description="how many of them are recovered too (not given)")
     recovered_batch: int = Field(16, ge=2, le=4096, description="images a step in these recoveries (section 5.1: all)")
     plot_reduction: Reduction = 3.0
-    candidates: int = Field(40, ge=4, le=100_000, description="sets of ranks of each search (section 5.1: 500)")
+    candidates: int = Field(500, ge=4, le=100_000, description="sets of ranks of the search (section 5.1: 500)")
+    other_candidates: int = Field(40, ge=4, le=100_000, description="sets of ranks of every other search (section 5.1: 500)")
     branches: int = Field(4, ge=0, le=1000, description="distinct first ranks of a search; 0: all independent")
     steps: int = Field(12, ge=1, le=100_000, description="steps of recovery (section 5.1: 500)")
     rate: float = Field(0.003, gt=0, le=10, description="highest rate of recovery (section 5.1: 1e-3)")

@@ -55,6 +55,10 @@ class TestCase:
         assert found.ratio == bench.Spread(low=0.25, median=0.25, high=0.25) and found.repeats == harness.FEWEST
         assert found.seconds == bench.Sides(ours=1.0, theirs=4.0)
 
+    def test_long_calls_are_timed_twice(self, clock, cases):
+        found = harness.run_case(register(lambda: Sides(clock.work(harness.LONG), clock.work(4.0))))
+        assert found.repeats == 2 and found.seconds == bench.Sides(ours=harness.LONG, theirs=4.0)
+
     def test_a_share_and_several_times_are_scaled(self, clock, cases):
         one = register(lambda: Sides(clock.work(1.0), clock.work(4.0), times=2), share=0.01)
         found = harness.run_case(one)

@@ -80,7 +80,7 @@ class KWSynthesis(NotebookParameters):
     rate: Rate = 0.1
     copies: Copies = 1
     precision: Precision = "auto"
-    comparisons: str = Field("", **_some_of("losses scale"))
+    comparisons: str = Field("mse", **_some_of("mse losses scale"))
     short_steps: int = Field(20, ge=2, le=100_000, description="steps of the runs that are compared there")
     test_images: TestImages = 1000
 

@@ -287,6 +287,11 @@ class FRanDIRecovery(NotebookParameters):
     small_images: int = Field(16, ge=4, le=4096, description="images of each set that recipes are compared on")
     small_synthesis_steps: int = Field(20, ge=2, le=100_000, description="steps of Adam on those sets")
     small_steps: int = Field(8, ge=2, le=100_000, description="steps of recovery in comparisons")
+    long_images: int = Field(8, ge=2, le=4096, description="images of the sets that are optimised longer and longer")
+    long_synthesis_steps: str = Field(
+        "100 500 1000", pattern=r"^[1-9]\d*( [1-9]\d*)*$", description="steps of Adam on those sets (section 4: 500)"
+    )
+    long_steps: int = Field(100, ge=2, le=100_000, description="steps of recovery on those sets")
     seeds: int = Field(1, ge=1, le=100, description="sets for each row of table 1 (5)")
     points: int = Field(5, ge=2, le=1000, description="of each curve of figure 4, besides its start")
     test_images: TestImages = 250
@@ -306,7 +311,9 @@ class FRanDISelection(NotebookParameters):
     recovered_batch: int = Field(16, ge=2, le=4096, description="images a step in these recoveries (section 5.1: all)")
     plot_reduction: Reduction = 3.0
     candidates: int = Field(500, ge=4, le=100_000, description="sets of ranks of the search (section 5.1: 500)")
-    other_candidates: int = Field(40, ge=4, le=100_000, description="sets of ranks of every other search (section 5.1: 500)")
+    other_candidates: int = Field(
+        40, ge=4, le=100_000, description="sets of ranks of every other search (section 5.1: 500)"
+    )
     branches: int = Field(4, ge=0, le=1000, description="distinct first ranks of a search; 0: all independent")
     steps: int = Field(12, ge=1, le=100_000, description="steps of recovery (section 5.1: 500)")
     rate: float = Field(0.003, gt=0, le=10, description="highest rate of recovery (section 5.1: 1e-3)")

@@ -11,7 +11,7 @@ from datafree.evidence.measured import pack
 
 PARAMETERS = {
     "data": "cifar10", "model": "deeplabv3plus", "second": "deeplabv3plus", "batch": 64, "test_images": 10_000,
-    "steps": 400, "small_steps": 200, "rival_steps": 100,
+    "steps": 400, "small_steps": 200, "long_steps": 100, "rival_steps": 100,
     "synthesis_steps": 500, "small_synthesis_steps": 500, "networks": 50, "candidates": 500, "plot_reduction": 4.0,
     "reductions": "2.5 3",
 }  # fmt: skip

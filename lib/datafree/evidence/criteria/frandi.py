@@ -77,7 +77,7 @@ def synthesis_needs_no_task(run):
 
 @criterion(
     "fr-c04", chapter=RECOVERY, unit="points", tolerance=NEAR, why=WHY_NEAR, stand_in=ABLATION,
-    needs={"small_steps": 100},
+    needs={"long_steps": 100},
 )  # fmt: skip
 def five_hundred_steps_suffice(run):
     """Section 4: images of 500 steps repair a network, and twice the steps bring nothing more."""
